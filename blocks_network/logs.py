@@ -1,0 +1,28 @@
+"""Logger names, and what must never be in a log line.
+
+The library writes to `logging` loggers below "blocks_network" and configures none of them: the program decides.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["ROOT", "redact"]
+
+ROOT = "blocks_network"
+
+# API keys, JWTs, capability tokens and signatures, wherever they stand in a text or an address
+_SECRETS = re.compile(
+    r"bk_[A-Za-z0-9_\-]{6,}"
+    r"|eyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*"
+    r"|(?<=auth=)[^&\s\"']+"
+    r"|(?<=signature=)[^&\s\"']+"
+    r"|(?<=Bearer )\S+"
+    r"|qEF2[A-Za-z0-9_\-=]{16,}"
+    r"|p0F2[A-Za-z0-9_\-=]{16,}"
+)
+
+
+def redact(text: str) -> str:
+    """The text with every credential replaced by `***`."""
+    return _SECRETS.sub("***", text)

@@ -1,0 +1,1 @@
+"""Who may do what: keysets, capability tokens, signed requests, API keys, JWTs."""

@@ -1,0 +1,103 @@
+"""The bus: ordered channels with timetokens, catch-up, history and wake-up. A seam; `embedded` is the default.
+
+A channel belongs to a keyset: the same name under two subscribe keys is two channels.
+
+Every implementation keeps these rules (tests/contract runs them over all):
+
+1. Timetokens strictly increase over all channels, across restarts and backward steps of the clock.
+2. Messages become visible in timetoken order. `now()` is never above a message that is still to become visible,
+   so a reader that passes back a cursor it was given sees every later message, each once.
+3. `publish` returns after the message is visible; with `stored=True`, after it is durable as well.
+4. A tail per channel (at least 100 messages and 16 minutes) serves readers that come late; what is stored is served
+   from the log beyond that.
+5. All methods belong to the event loop that `start` ran on, but for `now()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+__all__ = ["Bus", "Draft", "Kind", "Message"]
+
+
+class Kind(IntEnum):
+    """The envelope's `e`."""
+
+    MESSAGE = 0
+    SIGNAL = 1
+    ACTION = 3
+    FILE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message on its way in. `payload` and `meta` are JSON texts in UTF-8, kept byte for byte."""
+
+    keyset: str
+    """The subscribe key: the namespace of the channel."""
+    channel: str
+    payload: bytes
+    publisher: str = ""
+    """The publishing client's uuid; empty for the network's own messages."""
+    meta: bytes | None = None
+    kind: Kind = Kind.MESSAGE
+    custom_type: str | None = None
+    stored: bool = True
+    ttl_hours: int | None = None
+    """Hours in the log; None is the network's default, 0 no expiry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that readers can see."""
+
+    timetoken: int
+    draft: Draft
+
+
+class Bus(Protocol):
+    """See the module's docstring for the contract."""
+
+    async def start(self) -> None:
+        """Opens the log and finds the highest timetoken ever given."""
+
+    async def stop(self) -> None:
+        """Flushes what was accepted and closes the log. Later publishes raise RuntimeError."""
+
+    def now(self) -> int:
+        """A cursor: every message that becomes visible from now on has a greater timetoken."""
+
+    async def publish(self, draft: Draft) -> int:
+        """Returns the message's timetoken once it is visible (and durable when stored)."""
+
+    async def publish_all(self, drafts: Sequence[Draft]) -> list[int]:
+        """Several messages in their order, with one commit; all or none."""
+
+    async def history(
+        self, keyset: str, channel: str, *, after: int | None = None, before: int | None = None, limit: int, newest: bool
+    ) -> list[Message]:
+        """Stored messages with `after < timetoken < before`, ascending; the newest `limit` of them, or the oldest."""
+
+    async def replay(self, prefix: str, *, after: int, limit: int) -> list[Message]:
+        """Stored messages of every keyset's channels whose name starts with `prefix`, ascending, oldest first."""
+
+    def follow(self, prefix: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
+        """Calls `deliver` in the loop for each message, as it becomes visible, on channels that start with `prefix`.
+
+        In timetoken order, stored or not. `deliver` must be quick and must not raise. Returns the way to stop.
+        """
+
+
+Interceptor = Callable[[Draft], Awaitable["Answered | None"]]
+"""Asked before a publish on a channel that the platform owns: None lets it pass, an answer is given instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The platform's answer in place of a delivery: an HTTP status and a JSON body."""
+
+    status: int
+    body: bytes

@@ -1,0 +1,44 @@
+"""Every bound of the network, with its unit and its reason. Configurable; what each refusal says is in docs/limits.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Defaults suit one node on a small machine. Sizes are bytes of what arrives, after any decompression."""
+
+    message_bytes: int = 32 * 1024
+    """The protocol's own bound for a publish."""
+    signal_bytes: int = 64
+    body_bytes: int = 1024 * 1024
+    """A request body of any kind but a file."""
+    upload_bytes: int = 1024 * 1024 * 1024
+    """One file."""
+    address_bytes: int = 64 * 1024
+    """Path and query; clients refuse more by themselves."""
+    channels_per_request: int = 500
+    groups_per_request: int = 25
+    channels_per_group: int = 2_000
+    name_bytes: int = 255
+    """A channel, group, uuid or file name."""
+    state_bytes: int = 32 * 1024
+    filter_chars: int = 2_048
+    polls_per_address: int = 10_000
+    polls_per_token: int = 256
+    publishes_per_s: int = 5_000
+    """For each token, refilled evenly; a second's worth may come at once."""
+    messages_per_answer: int = 100
+    hold_s: float = 280.0
+    """How long a poll without news is held; clients read for 310 s."""
+    tail_messages: int = 100
+    tail_s: float = 16 * 60
+    tails_bytes: int = 256 * 1024 * 1024
+    """All tails together; the channels idle for longest give theirs up first."""
+    history_ttl_hours: int = 24 * 30
+    """How long a stored message without a ttl of its own is kept; 0 keeps it for ever."""
+    token_skew_s: int = 60
+    """How far a signed request's clock may be off."""

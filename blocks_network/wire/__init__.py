@@ -1,0 +1,1 @@
+"""What travels: messages, events, parts, artifacts, cards, channels. Pure data: no I/O, no threads, no clock."""

@@ -1,0 +1,19 @@
+"""Timetokens: 17-digit counts of 100 ns since 1970, the order of every message of a network."""
+
+from __future__ import annotations
+
+__all__ = ["TICKS_PER_S", "ALL_CACHED", "from_unix_ns", "to_unix_s"]
+
+TICKS_PER_S = 10_000_000
+ALL_CACHED = 1000
+"""A cursor older than anything kept: a subscription that starts here gets all that the channel's tail still holds."""
+
+
+def from_unix_ns(nanoseconds: int) -> int:
+    """The timetoken of an instant given in nanoseconds since 1970."""
+    return nanoseconds // 100
+
+
+def to_unix_s(timetoken: int) -> float:
+    """Seconds since 1970."""
+    return timetoken / TICKS_PER_S
