@@ -1,0 +1,1 @@
+"""The provider: turns a plain function into an agent of the network."""

@@ -1,0 +1,172 @@
+"""Which tasks an instance has: running, left open by their handler, ended, or cancelled before they came."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from blocks_network.wire.control import StartTaskMessage
+
+if TYPE_CHECKING:
+    from pubnub.pubnub import PubNub
+
+__all__ = ["EndReason", "TaskRun", "TaskTable", "Verdict"]
+
+REMEMBERED = 10_000
+REMEMBERED_S = 3600.0
+"""How many ended tasks are known, and for how long: the network repeats a StartTask until it sees that we have it."""
+EARLY_CANCEL_S = 60.0
+"""How long a cancel waits for a StartTask that it overtook."""
+
+
+class EndReason(Enum):
+    """Why a task was asked to end. A task may be asked for several."""
+
+    CANCELED = "canceled"
+    EXPIRED = "duration_expired"
+    TERMINATED = "terminated"
+
+
+class Verdict(Enum):
+    """What becomes of a StartTask."""
+
+    TAKEN = "taken"
+    KNOWN = "known"
+    AT_CAPACITY = "agent_at_capacity"
+    CANCELED_BEFORE = "canceled"
+
+
+@dataclass(slots=True)
+class TaskRun:
+    """All that the instance knows of one task. `client` publishes with the task's own token."""
+
+    task: StartTaskMessage
+    org_id: str
+    channel: str
+    client: PubNub
+    received_at: float = field(default_factory=time.monotonic)
+    ending: threading.Event = field(default_factory=threading.Event)
+    reasons: set[EndReason] = field(default_factory=set)
+    closed: bool = False
+    """True once the terminal is on its way: nothing is published after it."""
+    cleanups: list[Callable[[], None]] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def task_id(self) -> str:
+        return self.task.task_id
+
+    @property
+    def is_pipe(self) -> bool:
+        return self.task.task_kind == "pipe"
+
+    def end(self, reason: EndReason) -> None:
+        """Asks the handler to end. Harmless when repeated."""
+        with self.lock:
+            self.reasons.add(reason)
+        self.ending.set()
+
+
+class TaskTable:
+    """The instance's tasks under one lock. `slots` is how many run at one time, 0 for no limit."""
+
+    def __init__(self, slots: int, changed: Callable[[], None]) -> None:
+        self._slots, self._changed = slots, changed
+        self._lock = threading.Condition()
+        self._running: dict[str, TaskRun] = {}
+        self._open: dict[str, TaskRun] = {}
+        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._cancelled_early: dict[str, float] = {}
+        self._closed = False
+
+    @property
+    def active(self) -> int:
+        """Tasks whose handler runs."""
+        return len(self._running)
+
+    def running(self) -> list[TaskRun]:
+        with self._lock:
+            return list(self._running.values())
+
+    def open_pipes(self) -> list[TaskRun]:
+        """Pipe tasks whose handler has returned."""
+        with self._lock:
+            return list(self._open.values())
+
+    def find(self, task_id: str) -> TaskRun | None:
+        with self._lock:
+            return self._running.get(task_id) or self._open.get(task_id)
+
+    def is_full(self) -> bool:
+        with self._lock:
+            return self._closed or 0 < self._slots <= len(self._running)
+
+    def knows(self, task_id: str) -> bool:
+        with self._lock:
+            self._forget_old()
+            return task_id in self._running or task_id in self._open or task_id in self._ended
+
+    def take(self, run: TaskRun) -> Verdict:
+        """Takes a task, or says why not."""
+        with self._lock:
+            self._forget_old()
+            if run.task_id in self._running or run.task_id in self._open or run.task_id in self._ended:
+                return Verdict.KNOWN
+            if self._cancelled_early.pop(run.task_id, None) is not None:
+                self._ended[run.task_id] = time.monotonic()
+                return Verdict.CANCELED_BEFORE
+            if self._closed or 0 < self._slots <= len(self._running):
+                return Verdict.AT_CAPACITY
+            self._running[run.task_id] = run
+        self._changed()
+        return Verdict.TAKEN
+
+    def handler_returned(self, run: TaskRun, *, stays_open: bool) -> None:
+        """The slot is free. `stays_open`: a pipe task that goes on until somebody ends it."""
+        with self._lock:
+            self._running.pop(run.task_id, None)
+            if stays_open:
+                self._open[run.task_id] = run
+            else:
+                self._ended[run.task_id] = time.monotonic()
+            self._lock.notify_all()
+        self._changed()
+
+    def close_pipe(self, task_id: str) -> TaskRun | None:
+        """Takes an open pipe task out; None when there is none, or somebody else was quicker."""
+        with self._lock:
+            run = self._open.pop(task_id, None)
+            if run is not None:
+                self._ended[task_id] = time.monotonic()
+        return run
+
+    def cancel_early(self, task_id: str) -> None:
+        """Remembers a cancel whose task has not come yet."""
+        with self._lock:
+            if task_id not in self._ended and len(self._cancelled_early) < REMEMBERED:
+                self._cancelled_early[task_id] = time.monotonic()
+
+    def refuse_new(self) -> None:
+        """From now on no task is taken."""
+        with self._lock:
+            self._closed = True
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """True when no handler runs any more, within `timeout_s`."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._running, timeout_s)
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        while self._ended:
+            oldest = next(iter(self._ended))
+            if len(self._ended) <= REMEMBERED and now - self._ended[oldest] < REMEMBERED_S:
+                break
+            del self._ended[oldest]
+        if self._cancelled_early:
+            self._cancelled_early = {t: at for t, at in self._cancelled_early.items() if now - at < EARLY_CANCEL_S}

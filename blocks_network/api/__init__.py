@@ -1,0 +1,1 @@
+"""What a network offers over HTTP: one typed function a call, no state. `server/api` has the same file names."""

@@ -1,0 +1,166 @@
+"""One call to a network's platform: headers, version, write affinity, errors, one refresh and one retry."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from blocks_network.errors import ApiError, TransportError
+from blocks_network.transport.http import POOL, Response
+from blocks_network.wire.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_HEADER
+
+__all__ = ["AFFINITY", "Answer", "AuthProvider", "Caller", "WriteAffinity", "api_error", "post_json"]
+
+DEFAULT_TIMEOUT_S = 30.0
+_OWN_HEADERS = frozenset({"authorization", "content-type", "blocks-protocol-version", "x-write-affinity"})
+
+
+@runtime_checkable
+class AuthProvider(Protocol):
+    """Who calls. Two methods are demanded; `ensure_ready()` and `get_last_auth_error()` are used where they exist."""
+
+    def get_auth_header(self) -> str | None:
+        """The Authorization header's value ("Bearer ..."), None when there is no identity."""
+
+    def on_auth_failure(self) -> bool:
+        """After a 401: True when a retry is worth it."""
+
+
+class WriteAffinity:
+    """The network's last X-Write-Affinity, echoed while it lies in the future, so that a caller reads its own writes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._until_s = 0.0
+        self._text = ""
+
+    def note(self, value: str | None) -> None:
+        """Takes an answer's header; older, malformed and non-finite values change nothing."""
+        try:
+            until = float(value or "")
+        except ValueError:
+            return
+        if not math.isfinite(until):
+            return
+        with self._lock:
+            if until > self._until_s:
+                self._until_s, self._text = until, value or ""
+
+    def header(self) -> dict[str, str]:
+        with self._lock:
+            return {"X-Write-Affinity": self._text} if self._until_s > time.time() else {}
+
+
+AFFINITY = WriteAffinity()
+"""One for the process, as the protocol has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP status and the parsed JSON body ({} when it was empty)."""
+
+    status: int
+    body: Any
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def code(self) -> str | None:
+        value = self.body.get("code") if isinstance(self.body, dict) else None
+        return value if isinstance(value, str) else None
+
+    @property
+    def error(self) -> str:
+        """The network's own words for what went wrong."""
+        if isinstance(self.body, dict):
+            text = self.body.get("error") or self.body.get("message")
+            if isinstance(text, str):
+                return text
+            if isinstance(text, dict) and isinstance(text.get("message"), str):
+                return str(text["message"])
+        return f"HTTP {self.status}"
+
+
+class Caller:
+    """Calls one platform as one identity. Stateless but for what its AuthProvider keeps; safe for threads."""
+
+    def __init__(
+        self, base_url: str, auth: AuthProvider | None = None, *, extra_headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.auth = auth
+        self._extra = {k: v for k, v in (extra_headers or {}).items() if k.lower() not in _OWN_HEADERS}
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        bearer: str | None = None,
+        anonymous: bool = False,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Answer:
+        """Sends JSON, returns the answer whatever its status. `bearer` beats the provider; `anonymous` sends neither.
+
+        A 401 is answered by the provider's refresh and one retry. TransportError when no platform answered.
+        """
+        provider = None if anonymous or bearer is not None else self.auth
+        answer = self._once(method, path, body, bearer, provider, timeout_s)
+        if answer.status == 401 and provider is not None and provider.on_auth_failure():
+            answer = self._once(method, path, body, bearer, provider, timeout_s)
+        return answer
+
+    def _once(
+        self, method: str, path: str, body: Any, bearer: str | None, provider: AuthProvider | None, timeout_s: float
+    ) -> Answer:
+        headers = {**self._extra, PROTOCOL_VERSION_HEADER: PROTOCOL_VERSION, **AFFINITY.header()}
+        authorization = f"Bearer {bearer}" if bearer is not None else provider.get_auth_header() if provider else None
+        if authorization:
+            headers["Authorization"] = authorization
+        response = send_json(method, f"{self.base_url}{path}", body, headers, timeout_s)
+        AFFINITY.note(response.headers.get("X-Write-Affinity"))
+        return parsed(response)
+
+
+def post_json(
+    url: str, body: Any, *, headers: Mapping[str, str] | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
+) -> Answer:
+    """A POST outside the platform's conventions: a customer's token endpoint. No version, no affinity, no identity."""
+    return parsed(send_json("POST", url, body, dict(headers or {}), timeout_s))
+
+
+def send_json(method: str, url: str, body: Any, headers: dict[str, str], timeout_s: float) -> Response:
+    payload = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+    if not any(name.lower() == "content-type" for name in headers):
+        headers["Content-Type"] = "application/json"
+    return POOL.request(method, url, body=payload, headers=headers, read_timeout_s=timeout_s)
+
+
+def parsed(response: Response) -> Answer:
+    """TransportError when the body is not JSON: something else than a platform answered."""
+    if not response.content.strip():
+        return Answer(response.status_code, {})
+    try:
+        return Answer(response.status_code, response.json())
+    except ValueError as fault:
+        kind = response.headers.get("Content-Type", "nothing known").partition(";")[0]
+        raise TransportError(
+            f"{response.url.partition('?')[0]} answered HTTP {response.status_code} with {kind}, not with JSON",
+            hint="check the base URL: this is not a Blocks network",
+        ) from fault
+
+
+def api_error(answer: Answer, what: str, *, agent_name: str | None = None) -> ApiError:
+    """The error to raise for an answer that is none of the expected ones."""
+    details = answer.body.get("details") if isinstance(answer.body, dict) else None
+    return ApiError(
+        f"{what}: {answer.error}", status=answer.status, code=answer.code, details=details, agent_name=agent_name
+    )

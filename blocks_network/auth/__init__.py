@@ -1,0 +1,1 @@
+"""Who I am: keeps tokens fresh and implements `api.caller.AuthProvider`."""

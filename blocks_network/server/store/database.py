@@ -1,0 +1,209 @@
+"""The database: one writer thread with group commit, and readers beside it.
+
+What closures may do: use the connection, and return. They run on a thread of the database, may run while others wait,
+and must not touch the event loop's state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+from blocks_network.server.store.schema import metadata
+
+__all__ = ["IN_MEMORY", "Database"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+IN_MEMORY = "sqlite://"
+GROUP_MAX = 512
+"""Closures in one transaction: enough to make a commit nearly free, few enough that nobody waits long for it."""
+READERS = 2
+
+
+@dataclass(slots=True)
+class _Job:
+    fn: Callable[[Connection], Any]
+    future: asyncio.Future[Any]
+    value: Any = None
+    fault: BaseException | None = None
+
+
+class Database:
+    """`url` is an SQLAlchemy URL: `sqlite://` (in memory), `sqlite:////data/network.db`, `postgresql+psycopg://...`.
+
+    Belongs to the loop that `start` ran on. `write` and `read` raise what the closure raised, and RuntimeError
+    before `start` and after `stop`.
+    """
+
+    def __init__(self, url: str = IN_MEMORY) -> None:
+        self._url: URL = make_url(url)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._engine: Engine | None = None
+        self._readers: ThreadPoolExecutor | None = None
+
+    @property
+    def in_memory(self) -> bool:
+        return self._url.get_backend_name() == "sqlite" and self._url.database in (None, "", ":memory:")
+
+    async def start(self) -> None:
+        """Opens the database, brings its tables up to date and starts the writer. Nothing when it runs already."""
+        if self._thread is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        if self.in_memory:
+            self._engine = _memory_engine()
+            metadata.create_all(self._engine)
+        else:
+            self._engine = _durable_engine(self._url)
+            await self._loop.run_in_executor(None, _migrate, self._engine)
+            self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="blocks-store-reader")
+        self._thread = threading.Thread(target=self._run, name="blocks-store-writer", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Runs what was accepted, commits and closes."""
+        thread, engine, loop = self._thread, self._engine, self._loop
+        if thread is None or engine is None or loop is None:
+            return
+        self._thread = None
+        self._jobs.put(None)
+        await loop.run_in_executor(None, thread.join)
+        if self._readers is not None:
+            await loop.run_in_executor(None, self._readers.shutdown)
+            self._readers = None
+        engine.dispose()
+        self._engine = None
+
+    def write(self, fn: Callable[[Connection], T]) -> Awaitable[T]:
+        """Runs `fn` in the writer's next transaction, in a savepoint of its own; done after the commit."""
+        if self._thread is None or self._loop is None:
+            raise RuntimeError("the database is not open")
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._jobs.put(_Job(fn, future))
+        return future
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """Runs `fn` on what was committed so far; it must not write."""
+        if self._readers is None:  # one connection in memory: the writer's thread serves reads in their turn
+            return await self.write(fn)
+        engine, loop = self._engine, self._loop
+        if engine is None or loop is None:
+            raise RuntimeError("the database is not open")
+
+        def look() -> T:
+            with engine.connect() as connection:
+                return fn(connection)
+
+        return await loop.run_in_executor(self._readers, look)
+
+    def _run(self) -> None:
+        """The writer thread: takes what has gathered, one transaction a group."""
+        ending = False
+        while not ending:
+            first = self._jobs.get()
+            group: list[_Job] = []
+            ending = first is None
+            if first is not None:
+                group.append(first)
+            while not ending and len(group) < GROUP_MAX:
+                try:
+                    job = self._jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if job is None:
+                    ending = True
+                else:
+                    group.append(job)
+            if group:
+                self._commit(group)
+
+    def _commit(self, group: list[_Job]) -> None:
+        assert self._engine is not None
+        assert self._loop is not None
+        try:
+            with self._engine.begin() as connection:
+                for job in group:
+                    _run_in_savepoint(connection, job)
+        except (SQLAlchemyError, sqlite3.Error, OSError) as fault:
+            log.error("a group of %d writes was not committed: %s", len(group), fault)
+            for job in group:
+                job.fault = fault
+        try:
+            self._loop.call_soon_threadsafe(_tell, group)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.warning("%d writes ended after their event loop", len(group))
+
+
+def _run_in_savepoint(connection: Connection, job: _Job) -> None:
+    point = connection.begin_nested()
+    try:
+        job.value = job.fn(connection)
+    except Exception as fault:  # noqa: BLE001 - the closure's author gets it through the future
+        job.fault = fault
+        point.rollback()
+    else:
+        point.commit()
+
+
+def _tell(group: list[_Job]) -> None:
+    """In the loop, after the commit: everybody in the order of their writes."""
+    for job in group:
+        if job.future.done():  # its caller was cancelled
+            continue
+        if job.fault is not None:
+            job.future.set_exception(job.fault)
+        else:
+            job.future.set_result(job.value)
+
+
+def _memory_engine() -> Engine:
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    _listen(engine, durable=False)
+    return engine
+
+
+def _durable_engine(url: URL) -> Engine:
+    engine = create_engine(url, pool_size=READERS + 1)
+    if url.get_backend_name() == "sqlite":
+        _listen(engine, durable=True)
+    return engine
+
+
+def _listen(engine: Engine, *, durable: bool) -> None:
+    """SQLite as we need it: transactions begun by us, foreign keys on, every commit on the disk."""
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver would begin transactions at moments of its own
+        connection.execute("PRAGMA foreign_keys = ON")
+        if durable:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA busy_timeout = 10000")
+
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
+def _migrate(engine: Engine) -> None:
+    from blocks_network.server.store.migrations import upgrade  # alembic costs start-up time that memory needs not pay
+
+    upgrade(engine)

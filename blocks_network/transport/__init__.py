@@ -1,0 +1,1 @@
+"""How it travels: keep-alive HTTP, the pubnub client over it, subscriptions and the ordered publisher."""

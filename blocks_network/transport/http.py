@@ -1,0 +1,317 @@
+"""Keep-alive HTTP connections, one pool for the whole process: platform calls and the pubnub library share it.
+
+`http.client` and not a larger client, because the interpreter's lock is what limits an agent: a request through this
+pool costs a quarter of the CPU of the pubnub library's own stack (benchmarks/http_stack.py).
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from blocks_network.errors import ConfigurationError, TransportError
+
+__all__ = ["POOL", "ConnectFailed", "ConnectionPool", "Interrupted", "Interruption", "Response", "TimedOut"]
+
+log = logging.getLogger(__name__)
+
+MAX_IDLE_S = 20.0
+"""A connection idle for longer is not used again. Servers close theirs after 60 s or more."""
+MAX_IDLE_PER_HOST = 64
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Of an answer that is read whole. Downloads are streamed instead."""
+MAX_REDIRECTS = 3
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class ConnectFailed(TransportError):
+    """No connection was made, so nothing was sent."""
+
+
+class TimedOut(TransportError):
+    """The peer did not answer in time; whether it acted is unknown."""
+
+
+class Interrupted(TransportError):
+    """The request was given up by this process."""
+
+
+class Response:
+    """A whole answer. The pubnub library reads `status_code`, `headers`, `content`, `text` and `json()` of it."""
+
+    __slots__ = ("content", "headers", "status_code", "url")
+
+    def __init__(self, status_code: int, headers: Mapping[str, str], content: bytes, url: str) -> None:
+        self.status_code, self.headers, self.content, self.url = status_code, headers, content, url
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """The parsed body; ValueError when it is not JSON."""
+        return json.loads(self.content)
+
+
+class Interruption:
+    """Ends a blocked request from another thread: closes its socket, and refuses every later one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self.interrupted = False
+
+    def interrupt(self) -> None:
+        """Idempotent. The blocked call raises Interrupted."""
+        with self._lock:
+            self.interrupted = True
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Fails the request under way, if any, but allows later ones: the blocked call raises TransportError."""
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError as fault:  # the peer was quicker
+                    log.debug("socket already closed: %s", fault)
+
+    @contextmanager
+    def watching(self, connection: http.client.HTTPConnection) -> Iterator[None]:
+        with self._lock:
+            if self.interrupted:
+                raise Interrupted("the request was interrupted")
+            self._socket = connection.sock
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._socket = None
+
+
+class ConnectionPool:
+    """Idle connections by (scheme, host, port). Safe for threads; a forked child starts with an empty one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._idle: dict[tuple[str, str, int], list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
+        self._tls: ssl.SSLContext | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        connect_timeout_s: float = 10.0,
+        read_timeout_s: float = 30.0,
+        follow_redirects: bool = False,
+        interruption: Interruption | None = None,
+    ) -> Response:
+        """Sends one request and reads its whole answer.
+
+        Raises ConnectFailed, TimedOut, Interrupted or TransportError; an HTTP error status is an answer like any other.
+        A connection that turns out to be dead before anything was sent on it is replaced in silence.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self._exchange(method, url, body, headers, connect_timeout_s, read_timeout_s, interruption)
+            location = response.headers.get("Location")
+            if not follow_redirects or response.status_code not in (301, 302, 303, 307, 308) or not location:
+                return response
+            url = urljoin(url, location)
+        raise TransportError(f"{_shown(url)} redirects without end")
+
+    def close_idle(self) -> None:
+        """Closes every connection that no request uses."""
+        with self._lock:
+            idle, self._idle = self._idle, defaultdict(list)
+        for _, connection in (entry for entries in idle.values() for entry in entries):
+            connection.close()
+
+    def tls_context(self) -> ssl.SSLContext:
+        """Made once: reading the trust store takes longer than a request. SSL_CERT_FILE and _DIR beat certifi."""
+        with self._lock:
+            if self._tls is None:
+                import certifi
+
+                own = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+                self._tls = ssl.create_default_context(cafile=None if own else certifi.where())
+            return self._tls
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        body: bytes | str | None,
+        headers: Mapping[str, str] | None,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        interruption: Interruption | None,
+    ) -> Response:
+        parts = _split(url)
+        key = (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        target = parts.path or "/"
+        if parts.query:
+            target = f"{target}?{parts.query}"
+        payload = body.encode() if isinstance(body, str) else body
+        connection, proxied_target = self._take(key, target, connect_timeout_s)
+        watch = (interruption or Interruption()).watching(connection)
+        try:
+            with watch:
+                sock = connection.sock
+                if sock is not None:
+                    sock.settimeout(read_timeout_s)
+                connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
+                answer = connection.getresponse()
+                content = answer.read(MAX_ANSWER_BYTES + 1)
+        except TimeoutError as fault:
+            connection.close()
+            raise TimedOut(f"{_shown(url)} did not answer within {read_timeout_s:g} s") from fault
+        except (OSError, http.client.HTTPException) as fault:
+            connection.close()
+            if interruption is not None and interruption.interrupted:
+                raise Interrupted("the request was interrupted") from fault
+            raise TransportError(f"{_shown(url)}: connection lost ({fault or type(fault).__name__})") from fault
+        except BaseException:
+            connection.close()
+            raise
+        if len(content) > MAX_ANSWER_BYTES:
+            connection.close()
+            raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
+        if answer.will_close:
+            connection.close()
+        else:
+            self._give_back(key, connection)
+        return Response(answer.status, answer.headers, content, url)  # type: ignore[arg-type]
+
+    def _take(
+        self, key: tuple[str, str, int], target: str, connect_timeout_s: float
+    ) -> tuple[http.client.HTTPConnection, str]:
+        """A connection that is open, and the target to name on it (a whole address through a plain proxy)."""
+        scheme, host, port = key
+        proxy = _proxy_for(scheme, host)
+        address = f"{scheme}://{_bracketed(host)}:{port}{target}" if proxy and scheme == "http" else target
+        while True:
+            with self._lock:
+                entries = self._idle.get(key)
+                entry = entries.pop() if entries else None
+            if entry is None:
+                return self._open(key, proxy, connect_timeout_s), address
+            since, connection = entry
+            if time.monotonic() - since < MAX_IDLE_S and _is_quiet(connection):
+                return connection, address
+            connection.close()
+
+    def _open(
+        self, key: tuple[str, str, int], proxy: SplitResult | None, timeout_s: float
+    ) -> http.client.HTTPConnection:
+        scheme, host, port = key
+        peer = (proxy.hostname or "", proxy.port or 80) if proxy else (host, port)
+        connection: http.client.HTTPConnection
+        if scheme == "https":
+            connection = http.client.HTTPSConnection(*peer, timeout=timeout_s, context=self.tls_context())
+            if proxy:
+                connection.set_tunnel(host, port, headers=_proxy_credentials(proxy))
+        else:
+            connection = http.client.HTTPConnection(*peer, timeout=timeout_s)
+        try:
+            connection.connect()
+            _notice_dead_peers(connection.sock)
+        except ssl.SSLError as fault:
+            connection.close()
+            raise ConnectFailed(f"{host}:{port} has no certificate that is trusted here ({fault.reason})") from fault
+        except OSError as fault:
+            connection.close()
+            cause = fault.strerror or str(fault) or type(fault).__name__
+            raise ConnectFailed(f"{host}:{port} cannot be reached ({cause})") from fault
+        return connection
+
+    def _give_back(self, key: tuple[str, str, int], connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            entries = self._idle[key]
+            if len(entries) < MAX_IDLE_PER_HOST:
+                entries.append((time.monotonic(), connection))
+                return
+        connection.close()
+
+    def _forget(self) -> None:
+        """In a forked child: the sockets belong to the parent, and its lock may have been held."""
+        self._lock = threading.Lock()
+        self._idle = defaultdict(list)
+
+
+def _notice_dead_peers(sock: socket.socket) -> None:
+    """A long poll waits for minutes in silence; keep-alive probes end it within 40 s when its peer is gone."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds_or_count in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):  # absent on some systems, whose own defaults then hold
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds_or_count)
+
+
+def _split(url: str) -> SplitResult:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(f"{_shown(url)} is no http or https address")
+    return parts
+
+
+def _shown(url: str) -> str:
+    """An address for error texts: without its query, where tokens travel."""
+    return url.partition("?")[0]
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_quiet(connection: http.client.HTTPConnection) -> bool:
+    """False when the peer closed the idle connection, or sent what nobody asked for."""
+    sock = connection.sock
+    if sock is None:
+        return False
+    try:
+        if hasattr(select, "poll"):  # select() fails on descriptors above 1023
+            poller = select.poll()
+            poller.register(sock, select.POLLIN)
+            return not poller.poll(0)
+        return not select.select([sock], [], [], 0)[0]
+    except (OSError, ValueError):
+        return False
+
+
+def _proxy_for(scheme: str, host: str) -> SplitResult | None:
+    """The proxy that the environment names for this host; loopback is never proxied."""
+    if host in LOOPBACK or host.startswith("127."):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass(host):
+        return None
+    return urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+
+
+def _proxy_credentials(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + b64encode(pair.encode()).decode("ascii")}
+
+
+POOL = ConnectionPool()
+"""The process's one pool."""

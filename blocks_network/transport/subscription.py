@@ -1,0 +1,209 @@
+"""Reading channels: one thread per subscription, which polls, reconnects and delivers each message once, in order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pubnub.endpoints.presence.leave import Leave
+from pubnub.endpoints.pubsub.subscribe import Subscribe
+from pubnub.pubnub import PubNub
+
+from blocks_network.backoff import Backoff
+from blocks_network.errors import AccessDeniedError, TransportError
+from blocks_network.transport.http import Interrupted, Interruption, TimedOut
+from blocks_network.transport.pubnub import PooledRequestHandler, call
+
+__all__ = ["Listener", "Received", "Subscription"]
+
+log = logging.getLogger(__name__)
+
+RECONNECT = Backoff(first_s=0.1, factor=2, cap_s=10)
+SEEN_TIMETOKENS = 200
+"""How many delivered messages are remembered, so that a network that repeats itself is not believed twice."""
+ANY_REGION = "1"
+"""Sent with a cursor of our own: a poll without region is taken as a first one and answered at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message. `payload` and `meta` are parsed JSON; `publisher` is a uuid, empty for the network's own."""
+
+    channel: str
+    payload: Any
+    meta: Any
+    timetoken: int
+    publisher: str
+
+
+class Listener(Protocol):
+    """What the owner of a subscription does with it. All methods are called on the subscription's thread.
+
+    What `received` raises is logged and stops nothing; the others must not raise.
+    """
+
+    def received(self, message: Received) -> None: ...
+
+    def connected(self) -> None:
+        """The first poll was answered, or the first after `disconnected`."""
+
+    def disconnected(self, fault: TransportError) -> None:
+        """Said once an outage. The subscription goes on trying, and resumes at its cursor."""
+
+    def denied(self, fault: AccessDeniedError) -> bool:
+        """The network refused the token. True: try again (with the client's new token); False: it ends here."""
+
+
+class Subscription:
+    """Reads channels with one pubnub client, from `cursor` (0: from now on), until `stop`."""
+
+    def __init__(
+        self,
+        client: PubNub,
+        channels: Sequence[str],
+        listener: Listener,
+        *,
+        name: str,
+        cursor: int = 0,
+        filter_expression: str | None = None,
+    ) -> None:
+        self._client, self._channels, self._listener = client, list(channels), listener
+        self._filter = filter_expression
+        self._cursor, self._region = cursor, ANY_REGION if cursor else None
+        self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._ending = threading.Event()
+        self._ready = threading.Event()
+        self._interruption = Interruption()
+        handler = PooledRequestHandler(client)
+        handler.interruption = self._interruption
+        self._poller = _with_handler(client, handler)
+        self._thread = threading.Thread(target=self._run, name=f"blocks-subscription-{name}", daemon=True)
+
+    @property
+    def cursor(self) -> int:
+        """The timetoken up to which everything was delivered."""
+        return self._cursor
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """True when the network has answered a poll: what is published from now on will be delivered."""
+        return self._ready.wait(timeout_s)
+
+    def set_token(self, token: str) -> None:
+        """The capability token of later polls."""
+        self._client.set_token(token)
+        self._poller.set_token(token)
+
+    def reconnect(self) -> None:
+        """Gives up the poll under way, for one on a new connection: somebody knows that this one is dead."""
+        self._interruption.break_off()
+
+    def stop(self) -> None:
+        """Ask it to end, at once; `join` waits. Nothing is delivered after the end. Does not leave the channels."""
+        self._ending.set()
+        self._interruption.interrupt()
+
+    def join(self, timeout_s: float) -> bool:
+        """True when the thread has ended. From the thread itself, True at once."""
+        if self._thread is threading.current_thread() or not self._thread.ident:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def leave(self) -> None:
+        """Tells the network that this client is gone. TransportError when it cannot be told."""
+        call(Leave(self._client).channels(self._channels))
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._ending.is_set():
+            try:
+                answer = self._poll()
+            except TimedOut:
+                continue  # a hold longer than our patience; the cursor is kept
+            except Interrupted:
+                break
+            except AccessDeniedError as fault:
+                if self._ending.is_set() or not self._listener.denied(fault):
+                    break
+                self._ending.wait(RECONNECT.delay(failures := failures + 1))
+                continue
+            except TransportError as fault:
+                failures += 1
+                if failures == 1 and not self._ending.is_set():
+                    self._listener.disconnected(fault)
+                self._ready.clear()
+                self._ending.wait(RECONNECT.delay(failures))
+                continue
+            failures = 0
+            self._accept(*answer)
+
+    def _poll(self) -> tuple[int, str, list[dict[str, Any]]]:
+        endpoint = Subscribe(
+            self._poller,
+            channels=self._channels,
+            timetoken=str(self._cursor),
+            region=self._region,
+            filter_expression=self._filter,
+        )
+        answer = call(endpoint)
+        try:
+            return int(answer["t"]["t"]), str(answer["t"]["r"]), list(answer["m"])
+        except (KeyError, TypeError, ValueError) as fault:
+            raise TransportError("the network answered a poll with something else") from fault
+
+    def _accept(self, cursor: int, region: str, envelopes: list[dict[str, Any]]) -> None:
+        if not self._ready.is_set():
+            self._ready.set()
+            self._listener.connected()
+        for envelope in envelopes:
+            if self._ending.is_set():
+                return
+            message = _parsed(envelope)
+            if message is None or self._repeated(message):
+                continue
+            try:
+                self._listener.received(message)
+            except Exception:
+                log.exception("message %s of %s was not digested", message.timetoken, message.channel)
+        self._cursor, self._region = cursor, region
+
+    def _repeated(self, message: Received) -> bool:
+        key = (message.channel, message.timetoken)
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > SEEN_TIMETOKENS:
+            self._seen.popitem(last=False)
+        return False
+
+
+def _parsed(envelope: Any) -> Received | None:
+    """None, with a line in the log, for what is no envelope."""
+    try:
+        return Received(
+            channel=envelope["c"],
+            payload=envelope["d"],
+            meta=envelope.get("u"),
+            timetoken=int(envelope["p"]["t"]),
+            publisher=envelope.get("i") or "",
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        log.warning("an envelope without channel, payload or timetoken was passed over")
+        return None
+
+
+def _with_handler(client: PubNub, handler: PooledRequestHandler) -> PubNub:
+    """The same configuration and token under a request handler of its own, whose requests can be broken off."""
+    twin = PubNub(client.config, custom_request_handler=PooledRequestHandler)
+    twin.set_request_handler(handler)
+    token = client._get_token()
+    if token:
+        twin.set_token(token)
+    return twin
