@@ -14,6 +14,9 @@
     |- FileUploadError                       a step of an upload failed: `status_code`
     |- HandlerResultError (TypeError)        a handler returned what cannot become artifacts
     |- TaskEndedError (RuntimeError)         a context was used after its task had ended
+    |- TaskUnsuccessful (RuntimeError)       a task whose result was asked for has none: `state`, `event`
+    |  |- TaskFailed                         its handler, or the network, gave up: `error`, `reason`
+    |  `- TaskCanceled                       somebody canceled it: `reason`
     |- SessionClosedError (RuntimeError)     a wait ended because its session or client was closed
     `- StreamUnavailableError (RuntimeError) the stream was live only, and its task has ended
 
@@ -40,6 +43,9 @@ __all__ = [
     "FileUploadError",
     "HandlerResultError",
     "TaskEndedError",
+    "TaskUnsuccessful",
+    "TaskFailed",
+    "TaskCanceled",
     "SessionClosedError",
     "StreamUnavailableError",
 ]
@@ -135,7 +141,13 @@ class BillingModeMismatchError(RpcError):
     """The agent bills in mode `expected`, the call said `got`. Never corrected automatically: it is about money."""
 
     def __init__(
-        self, expected: str, got: str, *, code: int = 0, data: Mapping[str, Any] | None = None, message: str | None = None
+        self,
+        expected: str,
+        got: str,
+        *,
+        code: int = 0,
+        data: Mapping[str, Any] | None = None,
+        message: str | None = None,
     ) -> None:
         super().__init__(
             message or f"the agent bills in mode {expected!r}, the call said {got!r}",
@@ -160,6 +172,33 @@ class HandlerResultError(BlocksError, TypeError):
 
 class TaskEndedError(BlocksError, RuntimeError):
     """A task's context was asked to publish after the task had ended."""
+
+
+class TaskUnsuccessful(BlocksError, RuntimeError):
+    """A task ended without completing. `event` is its terminal event as the network sent it; artifacts that came
+    before stay readable through the session."""
+
+    def __init__(self, task_id: str, event: Mapping[str, Any], *, agent_name: str | None = None) -> None:
+        self.event = dict(event)
+        self.state = str(event.get("state") or "")
+        self.error = event.get("error") if isinstance(event.get("error"), str) else None
+        self.reason = event.get("reason") if isinstance(event.get("reason"), str) else None
+        why = self.error or self.reason
+        whose = f" of agent {agent_name}" if agent_name else ""
+        super().__init__(
+            f"task {task_id}{whose} {'was canceled' if self.state == 'canceled' else self.state or 'failed'}"
+            + (f": {why}" if why else ""),
+            task_id=task_id,
+            agent_name=agent_name,
+        )
+
+
+class TaskFailed(TaskUnsuccessful):
+    """The task's handler raised, or the network gave the task up: `error` and `reason` say why."""
+
+
+class TaskCanceled(TaskUnsuccessful):
+    """The task was canceled; `reason` says by what, when the network told."""
 
 
 class SessionClosedError(BlocksError, RuntimeError):

@@ -24,6 +24,10 @@ __all__ = [
     "ARTIFACT_INLINE_LIMIT_BYTES",
     "AGENT_SHUTDOWN_GRACE_SEC",
     "PROFILE",
+    "STREAM_MAX_MESSAGE_SIZE",
+    "STREAM_BUNDLE_SIZE",
+    "STREAM_MAX_LATENCY_MS",
+    "STREAM_GATING",
     "ALL_SETTINGS",
 ]
 
@@ -70,9 +74,9 @@ def _text(text: str) -> str | None:
 
 API_KEY: Setting[str | None] = Setting("BLOCKS_API_KEY", None, _text, "the key of a provider or a consumer (bk_...)")
 CDM_URL: Setting[str | None] = Setting("BLOCKS_CDM_URL", None, _text, "where a network's configuration document is")
-BACKEND_URL: Setting[str | None] = Setting("BLOCKS_BACKEND_URL", None, _text, "consumers: beats the document's api.baseUrl")
-SUBSCRIBE_KEY: Setting[str | None] = Setting("BLOCKS_SUBSCRIBE_KEY", None, _text, "consumers: beats the document's keyset")
-PUBLISH_KEY: Setting[str | None] = Setting("BLOCKS_PUBLISH_KEY", None, _text, "consumers: beats the document's keyset")
+BACKEND_URL: Setting[str | None] = Setting("BLOCKS_BACKEND_URL", None, _text, "consumers: beats the CDM's api.baseUrl")
+SUBSCRIBE_KEY: Setting[str | None] = Setting("BLOCKS_SUBSCRIBE_KEY", None, _text, "consumers: beats the CDM's keyset")
+PUBLISH_KEY: Setting[str | None] = Setting("BLOCKS_PUBLISH_KEY", None, _text, "consumers: beats the CDM's keyset")
 CLI_VERSION: Setting[str | None] = Setting("BLOCKS_CLI_VERSION", None, _text, "sent to the network at connect")
 LOG_LEVEL: Setting[str] = Setting(
     "LOG_LEVEL", "info", _choice("error", "warn", "info", "debug"), "the commands' log level: error, warn, info, debug"
@@ -84,6 +88,21 @@ AGENT_SHUTDOWN_GRACE_SEC: Setting[float] = Setting(
     "AGENT_SHUTDOWN_GRACE_SEC", 3.0, _not_negative, "seconds that running handlers get at the end of blocks-run"
 )
 PROFILE: Setting[str | None] = Setting("BLOCKS_PROFILE", None, _text, "comma separated; 'timing' logs one line a task")
+STREAM_MAX_MESSAGE_SIZE: Setting[int] = Setting(
+    "STREAM_MAX_MESSAGE_SIZE", 16_384, int, "bytes of JSON above which a stream frame is cut into parts"
+)
+STREAM_BUNDLE_SIZE: Setting[int] = Setting(
+    "STREAM_BUNDLE_SIZE", 4096, int, "bytes of stream data that are gathered into one frame while another is under way"
+)
+STREAM_MAX_LATENCY_MS: Setting[int] = Setting(
+    "STREAM_MAX_LATENCY_MS", 250, int, "without effect: an idle stream sends at once (known for the protocol's sake)"
+)
+STREAM_GATING: Setting[bool] = Setting(
+    "STREAM_GATING",
+    True,
+    lambda text: text.lower() in ("true", "on", "1"),
+    "without effect: streams are never held back",
+)
 
 ALL_SETTINGS: tuple[Setting[object], ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Setting)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from blocks_network.agent.context import TaskContext
 from blocks_network.errors import ConfigurationError
 from blocks_network.wire.channels import is_agent_name
 from blocks_network.wire.control import StartTaskMessage

@@ -30,6 +30,8 @@ class EndReason(Enum):
     CANCELED = "canceled"
     EXPIRED = "duration_expired"
     TERMINATED = "terminated"
+    STOPPED = "instance_lost"
+    """The instance itself is ending, and its drain is over."""
 
 
 class Verdict(Enum):
@@ -39,6 +41,12 @@ class Verdict(Enum):
     KNOWN = "known"
     AT_CAPACITY = "agent_at_capacity"
     CANCELED_BEFORE = "canceled"
+
+
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @dataclass(slots=True)
@@ -52,10 +60,11 @@ class TaskRun:
     received_at: float = field(default_factory=time.monotonic)
     ending: threading.Event = field(default_factory=threading.Event)
     reasons: set[EndReason] = field(default_factory=set)
-    closed: bool = False
-    """True once the terminal is on its way: nothing is published after it."""
-    cleanups: list[Callable[[], None]] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    running: threading.Event = field(default_factory=_set_event)
+    """Cleared while the task is paused."""
+    _when_ending: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _when_left: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def task_id(self) -> str:
@@ -67,9 +76,46 @@ class TaskRun:
 
     def end(self, reason: EndReason) -> None:
         """Asks the handler to end. Harmless when repeated."""
-        with self.lock:
+        with self._lock:
             self.reasons.add(reason)
+            called, self._when_ending = self._when_ending, []
         self.ending.set()
+        self.running.set()
+        for call in called:
+            call()
+
+    def when_ending(self, call: Callable[[], None]) -> None:
+        """Calls `call` once when the task is asked to end; at once when it was already."""
+        with self._lock:
+            if not self.reasons:
+                self._when_ending.append(call)
+                return
+        call()
+
+    def when_left(self, call: Callable[[], None]) -> None:
+        """Calls `call` when the task leaves the instance."""
+        with self._lock:
+            self._when_left.append(call)
+
+    def leave(self) -> None:
+        """The task has left the instance: what was kept for it goes."""
+        with self._lock:
+            called, self._when_left, self._when_ending = self._when_left, [], []
+        for call in called:
+            call()
+
+    def asked_to_end(self) -> frozenset[EndReason]:
+        with self._lock:
+            return frozenset(self.reasons)
+
+    def pause(self) -> None:
+        """Its context blocks at the next checkpoint, until `resume` or `end`."""
+        with self._lock:
+            if not self.reasons:
+                self.running.clear()
+
+    def resume(self) -> None:
+        self.running.set()
 
 
 class TaskTable:

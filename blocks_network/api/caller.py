@@ -32,7 +32,7 @@ class AuthProvider(Protocol):
 
 
 class WriteAffinity:
-    """The network's last X-Write-Affinity, echoed while it lies in the future, so that a caller reads its own writes."""
+    """The network's last X-Write-Affinity, echoed while it is ahead of now: a caller reads its own writes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

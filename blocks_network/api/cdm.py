@@ -62,7 +62,7 @@ def fetch_cdm_config(url: str | None = None) -> CdmConfig:
             "GET", address, connect_timeout_s=TIMEOUT_S, read_timeout_s=TIMEOUT_S, follow_redirects=True
         )
     except TransportError as fault:
-        raise TransportError(f"the network's configuration at {address} is out of reach: {fault}", hint=_HINT) from fault
+        raise TransportError(f"no configuration from {address}: {fault}", hint=_HINT) from fault
     if response.status_code != 200:
         raise TransportError(
             f"the network's configuration at {address} answered HTTP {response.status_code}", hint=_HINT

@@ -154,11 +154,12 @@ def _call(
     envelope = request_envelope(f"rpc-{int(time.time() * 1000)}-{secrets.token_hex(4)}", method, params)
     answer = _sent(caller, envelope, method, anonymous)
     error = _error_of(answer)
-    if error is not None and _embedded_code(error) in EMBEDDED_JWT_CODES and caller.auth is not None and not anonymous:
-        # the platform let the bearer in, but found the identity in it out of date
-        if caller.auth.on_auth_failure():
-            answer = _sent(caller, envelope, method, anonymous)
-            error = _error_of(answer)
+    provider = None if anonymous else caller.auth
+    outdated = error is not None and _embedded_code(error) in EMBEDDED_JWT_CODES
+    if outdated and provider is not None and provider.on_auth_failure():
+        # the platform had let the bearer in, but found the identity in it out of date
+        answer = _sent(caller, envelope, method, anonymous)
+        error = _error_of(answer)
     if error is not None:
         raise _rpc_error(error, answer, task_id, agent_name)
     result = answer.body.get("result") if isinstance(answer.body, dict) else None

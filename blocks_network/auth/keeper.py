@@ -82,14 +82,14 @@ class TokenKeeper:
                 return False
             if self._renewing:
                 self._changed.wait_for(lambda: not self._renewing or self._stopped, SHARE_WAIT_S)
-                return not self._renewing and self._failure is None and not self._stopped
+                return self._is_fresh()
             if self._identity is not None and time.monotonic() - self._renewed_at < FRESH_S and not self._failure:
                 return True
             self._renewing = True
             current = self._identity
         try:
             identity = self._acquire(current)
-        except Exception as fault:
+        except Exception as fault:  # noqa: BLE001 - whatever a user's provider raises is its failure
             with self._changed:
                 self._failure = fault
                 self._renewing = False
@@ -100,6 +100,10 @@ class TokenKeeper:
             self._renewing = False
             self._changed.notify_all()
         return True
+
+    def _is_fresh(self) -> bool:
+        """With the lock held."""
+        return not self._renewing and self._failure is None and not self._stopped
 
     def stop(self) -> None:
         """Ends renewals at once. The token in hand stays readable, for calls in progress."""

@@ -1,4 +1,4 @@
-"""Every bound of the network, with its unit and its reason. Configurable; what each refusal says is in docs/limits.md."""
+"""Every bound of the network, with its unit and its reason. Configurable; docs/limits.md has what each refusal says."""
 
 from __future__ import annotations
 
@@ -38,7 +38,18 @@ class Limits:
     tail_s: float = 16 * 60
     tails_bytes: int = 256 * 1024 * 1024
     """All tails together; the channels idle for longest give theirs up first."""
+    memory_log_bytes: int = 256 * 1024 * 1024
+    """The history of a network that keeps nothing on disk; the oldest messages go first."""
     history_ttl_hours: int = 24 * 30
     """How long a stored message without a ttl of its own is kept; 0 keeps it for ever."""
     token_skew_s: int = 60
     """How far a signed request's clock may be off."""
+    token_chars: int = 32 * 1024
+    """A capability token's text: what fits into an address beside the rest."""
+    tokens_cached_chars: int = 16 * 1024 * 1024
+    """Texts of verified tokens kept, so that a request with a known token costs a look-up."""
+    patterns_per_token: int = 100
+    pattern_chars: int = 512
+    """One expression of a token."""
+    pattern_steps_per_token: int = 10_000
+    """Size of all its expressions, compiled; a name is matched once, in at most this many steps for each character."""

@@ -73,6 +73,10 @@ class Publisher:
         self._thread.start()
 
     @property
+    def started(self) -> bool:
+        return self._thread.ident is not None
+
+    @property
     def pending(self) -> int:
         """Messages accepted and not yet taken by the network."""
         return self._pending
@@ -97,6 +101,11 @@ class Publisher:
         """Waits until everything accepted so far is out. True when it is, within `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: self._pending == 0, timeout_s)
+
+    def wait_for(self, key: str, timeout_s: float) -> bool:
+        """Waits until nothing of this key is left to send. True when it is so, within `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: key not in self._queues, timeout_s)
 
     def stop(self, timeout_s: float) -> int:
         """Flushes for at most `timeout_s`, ends, and returns how many messages were left behind (each reported)."""

@@ -92,7 +92,11 @@ class PooledRequestHandler(BaseRequestHandler):  # type: ignore[misc]
         threading.Thread(target=request, name=f"blocks-pubnub-{endpoint_name}", daemon=True).start()
 
     def async_file_based_operation(
-        self, func: Callable[[], Any], callback: Callable[..., None], operation_name: str, cancellation_event: Any = None
+        self,
+        func: Callable[[], Any],
+        callback: Callable[..., None],
+        operation_name: str,
+        cancellation_event: Any = None,
     ) -> Any:
         return self._library_handler().async_file_based_operation(func, callback, operation_name, cancellation_event)
 

@@ -99,9 +99,8 @@ def build_artifact_ref(
     """
     raw = data.encode() if isinstance(data, str) else bytes(data or b"")
     bytes_in_all = len(raw) if size is None else size
-    inline: Literal["inline", "file"] = (
-        "inline" if file is None or (data is not None and should_inline_artifact(bytes_in_all, inline_limit)) else "file"
-    )
+    fits = data is not None and should_inline_artifact(bytes_in_all, inline_limit)
+    inline: Literal["inline", "file"] = "inline" if file is None or fits else "file"
     ref = ArtifactRef(kind=inline, mime_type=mime_type, size=bytes_in_all, hash=hash, file_name=file_name)
     if inline == "inline":
         ref.data = base64.b64encode(raw).decode("ascii")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
-from blocks_network.errors import ConfigurationError
 from blocks_network.wire.parts import RequestPart
 
 __all__ = [
@@ -39,7 +38,7 @@ class _Message:
         wire = {}
         for spec in fields(self):
             value = getattr(self, spec.name)
-            if value is None or value in ("", [], {}) and value is not False:
+            if value is None or (value in ("", [], {}) and value is not False):
                 continue
             wire[_camel(spec.name)] = value
         return wire
@@ -164,7 +163,7 @@ class ControlMessage(_Message):
         )
 
 
-AnyControlMessage = Union[StartTaskMessage, CancelTaskMessage, ExpireTaskMessage, ControlMessage]
+AnyControlMessage = StartTaskMessage | CancelTaskMessage | ExpireTaskMessage | ControlMessage
 _OTHERS = frozenset({"PauseTask", "ResumeTask", "RetryTask", "TerminateTask", "SwitchEnvironment"})
 
 
@@ -218,7 +217,7 @@ def start_task_fault(wire: Mapping[str, Any]) -> str | None:
 
 
 def pipe_duration_fault(duration: object, expires_at_ms: object) -> str | None:
-    """What is wrong with a pipe task's life: minutes without fraction in 1..43200, and an instant above 0 in Unix ms."""
+    """What is wrong with a pipe task's life: minutes without fraction in 1..43200, and an instant above 0 (Unix ms)."""
     if isinstance(duration, bool) or not isinstance(duration, (int, float)):
         return "duration is not a number"
     if not 1 <= duration <= PIPE_MAX_MINUTES or duration != int(duration):  # NaN fails the first comparison

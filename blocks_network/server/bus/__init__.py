@@ -11,16 +11,21 @@ Every implementation keeps these rules (tests/contract runs them over all):
 4. A tail per channel (at least 100 messages and 16 minutes) serves readers that come late; what is stored is served
    from the log beyond that.
 5. All methods belong to the event loop that `start` ran on, but for `now()`.
+6. A publish that cannot be stored raises BusFull and leaves nothing behind; the next one is tried afresh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-__all__ = ["Bus", "Draft", "Kind", "Message"]
+__all__ = ["Answered", "Bus", "BusFull", "Draft", "Interceptor", "Kind", "Message"]
+
+
+class BusFull(Exception):
+    """The log takes nothing now (a full or failing disk). Nothing of the publish is kept; trying later may succeed."""
 
 
 class Kind(IntEnum):
@@ -70,6 +75,9 @@ class Bus(Protocol):
     def now(self) -> int:
         """A cursor: every message that becomes visible from now on has a greater timetoken."""
 
+    async def current(self) -> int:
+        """As `now()`, brought up to the clock, which may take a commit."""
+
     async def publish(self, draft: Draft) -> int:
         """Returns the message's timetoken once it is visible (and durable when stored)."""
 
@@ -77,9 +85,39 @@ class Bus(Protocol):
         """Several messages in their order, with one commit; all or none."""
 
     async def history(
-        self, keyset: str, channel: str, *, after: int | None = None, before: int | None = None, limit: int, newest: bool
+        self,
+        keyset: str,
+        channel: str,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int,
+        newest: bool,
     ) -> list[Message]:
-        """Stored messages with `after < timetoken < before`, ascending; the newest `limit` of them, or the oldest."""
+        """Stored messages with `after < timetoken < before`, ascending; the newest or the oldest `limit`."""
+
+    async def count(self, keyset: str, channel: str, *, after: int, limit: int) -> int:
+        """How many stored messages are newer than `after`, counted up to `limit`."""
+
+    async def delete(self, keyset: str, channel: str, *, after: int | None = None, before: int | None = None) -> int:
+        """Removes stored messages with `after < timetoken < before`, from the tail as well. Returns how many."""
+
+    def tail(
+        self, keyset: str, channels: Iterable[str], prefixes: Iterable[str], *, after: int, limit: int
+    ) -> list[Message] | None:
+        """Visible messages above the cursor `after`, stored or not, ascending; the oldest `limit` of them.
+
+        On the channels named, and on those whose name starts with a prefix. None when memory does not reach back to
+        `after` on one of them: ask `catch_up` then.
+        """
+
+    async def catch_up(
+        self, keyset: str, channels: Iterable[str], prefixes: Iterable[str], *, after: int, limit: int
+    ) -> list[Message]:
+        """The same, with what is stored from the log where memory does not reach.
+
+        A cursor that is no time at all (`timetokens.ALL_CACHED`) means what a complete tail would hold.
+        """
 
     async def replay(self, prefix: str, *, after: int, limit: int) -> list[Message]:
         """Stored messages of every keyset's channels whose name starts with `prefix`, ascending, oldest first."""

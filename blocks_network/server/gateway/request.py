@@ -108,6 +108,11 @@ class Request:
     def flag(self, parameter: str) -> bool:
         return self.query.get(parameter, "").lower() in ("1", "true")
 
+    async def gone(self) -> None:
+        """Returns when the client has gone, or the answer is sent. What is left of the body is dropped."""
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """The whole body, inflated when its first bytes say so (the encoding header lies), within the limit."""
         limit = self.limits.body_bytes if limit_bytes is None else limit_bytes

@@ -1,0 +1,34 @@
+"""The instance's own TaskClient, with which its handlers give work to other agents."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from blocks_network.agent.identity import InstanceIdentity
+from blocks_network.auth.consumer import ConsumerAuth
+from blocks_network.consumer.client import TaskClient
+from blocks_network.transport.pubnub import PubNubKeys
+
+__all__ = ["Colleague"]
+
+
+class Colleague:
+    """A consumer under the provider's API key; its token is acquired at the first call."""
+
+    def __init__(
+        self, identity: InstanceIdentity, keys: PubNubKeys, environment: Literal["playground", "network"]
+    ) -> None:
+        self._auth = ConsumerAuth(api_key=identity.auth.get_api_key(), base_url=identity.base_url)
+        self.client = TaskClient(
+            keys.subscribe_key,
+            "free" if environment == "playground" else "paid",
+            publish_key=keys.publish_key,
+            base_url=identity.base_url,
+            auth_provider=self._auth,
+            origin=keys.origin,
+            ssl=keys.ssl,
+        )
+
+    def close(self) -> None:
+        self.client.destroy()
+        self._auth.destroy()

@@ -1,0 +1,62 @@
+"""What an instance tells the network about itself at connect, and what the registry says about its agent."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, Literal
+
+from blocks_network import settings
+from blocks_network.agent.options import AgentInstanceOptions
+from blocks_network.api.caller import Caller
+from blocks_network.api.registry import AgentEntry, read_agent
+from blocks_network.errors import ConfigurationError
+from blocks_network.wire.versions import PROTOCOL_VERSION, SDK_VERSION, SUPPORTED_PROTOCOL_VERSIONS
+
+__all__ = ["AgentNotRegistered", "connect_payload", "registry_entry"]
+
+
+class AgentNotRegistered(ConfigurationError, RuntimeError):
+    """The registry has no usable entry for the agent; `hint` says how to make one."""
+
+
+def registry_entry(caller: Caller, agent_name: str, api_key: str) -> tuple[AgentEntry, Literal["free", "paid"]]:
+    """The agent's own entry and its billing mode, which is never guessed. AgentNotRegistered when either is missing."""
+    entry = read_agent(caller, agent_name, api_key=api_key)
+    if entry is None:
+        raise AgentNotRegistered(
+            f"agent {agent_name} not found in registry",
+            agent_name=agent_name,
+            hint="register its card first (blocks_network.agent_registry.register_agent), or use its owner's API key",
+        )
+    if entry.billing_mode == "free":
+        return entry, "free"
+    if entry.billing_mode == "paid":
+        return entry, "paid"
+    raise AgentNotRegistered(
+        f"the registry entry of agent {agent_name} is missing a valid billing_mode (it has {entry.billing_mode!r})",
+        agent_name=agent_name,
+        hint="register the agent again with billing mode free or paid",
+    )
+
+
+def connect_payload(
+    options: AgentInstanceOptions, instance_id: str, billing_mode: str, listing: str | None
+) -> dict[str, Any]:
+    """The body of the connect call; what is None is left out."""
+    payload = {
+        "agentName": options.agent_name,
+        "instanceId": instance_id,
+        "billingMode": billing_mode,
+        "listing": listing,
+        "expectedInstances": 1 if options.expected_instances is None else options.expected_instances,
+        "concurrency": options.slots,
+        "maxPendingBacklog": options.max_pending_backlog,
+        "maxRunningTimeSec": options.running_time_s,
+        "deviceOs": platform.system().lower(),
+        "sdkLanguage": "Python",
+        "sdkVersion": SDK_VERSION,
+        "protocolVersions": list(SUPPORTED_PROTOCOL_VERSIONS),
+        "preferredProtocolVersion": PROTOCOL_VERSION,
+        "cliVersion": settings.CLI_VERSION.read(),
+    }
+    return {key: value for key, value in payload.items() if value is not None}

@@ -1,0 +1,124 @@
+"""`blocks-network`: runs a network. `dev` is the embedded one, in memory or on a directory."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from blocks_network import settings
+from blocks_network.cli.output import LOG_LEVELS, ExitCode, configure_logging, paint, report, result, result_json
+from blocks_network.errors import BlocksError
+from blocks_network.server.config import DEFAULT_PORT, NodeConfig
+from blocks_network.server.node import Node
+from blocks_network.wire.versions import SDK_VERSION
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns an exit code: 0 ended as asked, 1 failed, 2 usage, 3 network."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    level: str = options.log_level or settings.LOG_LEVEL.read()
+    configure_logging(level)
+    try:
+        return int(_dev(options))
+    except BlocksError as fault:
+        return int(report(fault, debug=level == "debug"))
+    except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
+        sys.stdout = None  # or the interpreter would flush it once more
+        return int(ExitCode.FAILED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="blocks-network", description="Run a Blocks network.")
+    parser.add_argument("--version", action="version", version=f"blocks-network {SDK_VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    dev = commands.add_parser(
+        "dev",
+        help="run the embedded network on this machine",
+        description="Run the embedded network on this machine until Ctrl+C. Without --data it lives in memory.",
+    )
+    dev.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
+    )
+    dev.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (default: %(default)s)"
+    )
+    dev.add_argument("--data", type=Path, metavar="DIR", help="keep agents, tasks and messages in this directory")
+    dev.add_argument("--api-key", metavar="KEY", help="an API key (bk_...) to accept; one is made when left out")
+    dev.add_argument("--json", action="store_true", help="print the addresses and keys as one JSON object")
+    dev.add_argument("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info)")
+    return parser
+
+
+def _dev(options: argparse.Namespace) -> ExitCode:
+    """Runs a node in this process until a signal, and then ends it in its order."""
+    node = Node(NodeConfig(host=options.host, port=options.port, data_dir=options.data, api_key=options.api_key))
+    before = _end_on_signals(node)
+    try:
+        node.start()
+        try:
+            if options.json:
+                result_json(describe(node))
+            else:
+                _greet(node, options.data)
+            node.ended.wait()
+        finally:
+            in_time = node.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if node.fault is not None:
+        raise BlocksError(f"the network has failed: {node.fault}", hint="run it with --log-level debug to see more")
+    return ExitCode.OK if in_time else ExitCode.FAILED
+
+
+def describe(node: Node) -> dict[str, Any]:
+    """All that a program needs to use a node: its addresses and keys. The secret keys let a client sign grants."""
+    return {
+        "cdmUrl": node.cdm_url,
+        "baseUrl": node.base_url,
+        "origin": node.origin,
+        "apiKey": node.api_key,
+        "keysets": {
+            keyset.name: {
+                "publishKey": keyset.publish_key,
+                "subscribeKey": keyset.subscribe_key,
+                "secretKey": keyset.secret_key,
+            }
+            for keyset in node.keysets
+        },
+    }
+
+
+def _greet(node: Node, data: Path | None) -> None:
+    where = f"kept in {data}" if data else "in memory; --data DIR keeps it"
+    ready = paint("ready", "green", sys.stdout)
+    result(f"Blocks network {ready} at {node.base_url} ({where}). Ctrl+C ends it.\n")
+    result("Agents and clients find it with:")
+    result(f"  export BLOCKS_CDM_URL={node.cdm_url}")
+    result(f"  export BLOCKS_API_KEY={node.api_key}")
+
+
+def _end_on_signals(node: Node) -> dict[signal.Signals, Any]:
+    """The first Ctrl+C or SIGTERM asks the node to end, a second one ends the process at once."""
+
+    def asked(_number: int, _frame: FrameType | None) -> None:
+        for number in before:
+            signal.signal(number, signal.SIG_DFL)
+        node.end()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, asked)
+    return before
+
+
+if __name__ == "__main__":
+    sys.exit(main())

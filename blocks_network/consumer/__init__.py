@@ -1,0 +1,1 @@
+"""The client: gives work to agents, and follows each task to its end."""

@@ -1,0 +1,55 @@
+"""What happened before we listened: a channel's history, oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blocks_network.errors import TransportError
+from blocks_network.transport.pubnub import call
+
+if TYPE_CHECKING:
+    from pubnub.pubnub import PubNub
+
+__all__ = ["Past", "read_history"]
+
+PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One message of a channel's history."""
+
+    timetoken: int
+    payload: Any
+
+
+def read_history(client: PubNub, channel: str) -> list[Past]:
+    """All messages that the network keeps of the channel. TransportError when they cannot be read.
+
+    Pages come newest first; each next one ends before the oldest message of the one before.
+    """
+    found: list[Past] = []
+    before: int | None = None
+    while True:
+        page = _page(client, channel, before)
+        found += page
+        if len(page) < PAGE:
+            break
+        oldest = min(message.timetoken for message in page)
+        if before is not None and oldest >= before:
+            break  # a network that does not go back would be asked for ever
+        before = oldest
+    return sorted(found, key=lambda message: message.timetoken)
+
+
+def _page(client: PubNub, channel: str, before: int | None) -> list[Past]:
+    endpoint = client.fetch_messages().channels([channel]).maximum_per_channel(PAGE)
+    if before is not None:
+        endpoint = endpoint.start(before)
+    channels: Mapping[str, Any] = call(endpoint).channels
+    try:
+        return [Past(int(item.timetoken), item.message) for item in channels.get(channel) or ()]
+    except (TypeError, ValueError) as fault:
+        raise TransportError(f"the history of {channel} holds a message without timetoken") from fault

@@ -1,0 +1,123 @@
+"""What a client and its sessions share: who they are, how they call, and the threads that call back."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from blocks_network.api import tasks, tokens
+from blocks_network.api.caller import AuthProvider, Caller
+from blocks_network.consumer.callbacks import Callbacks
+from blocks_network.errors import BlocksError, ConfigurationError, SessionClosedError
+from blocks_network.transport.pubnub import PubNubKeys, make_client
+
+if TYPE_CHECKING:
+    from pubnub.pubnub import PubNub
+
+    from blocks_network.consumer.session import TaskSession
+
+__all__ = ["Link", "Role"]
+
+Role = Literal["consumer", "provider"]
+
+
+class Link:
+    """Safe for threads. `destroyed` sessions go on receiving, but nobody may wait on them any more."""
+
+    def __init__(
+        self,
+        caller: Caller | None,
+        *,
+        anon_fingerprint: str | None = None,
+        create_session_pubnub: Callable[[], PubNub] | None = None,
+    ) -> None:
+        self._caller = caller
+        self._anon_fingerprint = anon_fingerprint
+        self._create_session_pubnub = create_session_pubnub
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._sessions: weakref.WeakSet[TaskSession] = weakref.WeakSet()
+        self.destroyed = False
+        self.callbacks = Callbacks(secrets.token_hex(3))
+
+    @property
+    def anonymous(self) -> bool:
+        return self._anon_fingerprint is not None
+
+    @property
+    def auth(self) -> AuthProvider | None:
+        return self._caller.auth if self._caller else None
+
+    def caller(self) -> Caller:
+        """For calls to the platform. ConfigurationError without a base URL, or in a forked child."""
+        self.check_process()
+        if self._caller is None:
+            raise ConfigurationError("this client has no base URL", hint="create it with base_url")
+        return self._caller
+
+    def ready_caller(self) -> Caller:
+        """`caller` once the identity is in order: acquired, and its last failure (if any) overcome.
+
+        Raises the recorded AuthRefreshFailedError when one more renewal fails too, before any request.
+        """
+        caller = self.caller()
+        make_ready(caller.auth)
+        return caller
+
+    def control(self, method: str, task_id: str) -> None:
+        """CancelTask, TerminateTask, ..."""
+        tasks.task_control(self.ready_caller(), method, task_id)
+
+    def read_token(self, task_id: str, role: Role) -> tokens.ReadToken:
+        """Permission to read a task's channel, as whoever this client is."""
+        if self._anon_fingerprint is not None:
+            return tokens.anonymous_read_token(self.caller(), task_id, self._anon_fingerprint)
+        return tokens.task_read_token(self.ready_caller(), task_id, role)
+
+    def session_pubnub(self, keys: PubNubKeys, token: str | None, *, own_keyset: bool) -> PubNub:
+        """A PubNub client for one session: sessions must not share one, their tokens differ."""
+        if self._create_session_pubnub is not None and own_keyset:
+            client = self._create_session_pubnub()
+            if token:
+                client.set_token(token)
+            return client
+        return make_client(keys, user_id=f"blocks-task-{secrets.token_hex(6)}", token=token)
+
+    def add(self, session: TaskSession) -> None:
+        with self._lock:
+            self._sessions.add(session)
+
+    def end(self) -> None:
+        """Wakes whoever waits on a session of this client."""
+        with self._lock:
+            self.destroyed = True
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.notice_destroyed()
+
+    def check_process(self) -> None:
+        """Threads and connections do not survive a fork, so neither does a client."""
+        if os.getpid() != self._process:
+            raise SessionClosedError(
+                "this TaskClient was made in another process", hint="create a client after the fork, one per process"
+            )
+
+
+def make_ready(provider: AuthProvider | None) -> None:
+    """The two optional methods of a provider, where it has them."""
+    if provider is None:
+        return
+    last_error = getattr(provider, "get_last_auth_error", None)
+    if callable(last_error) and last_error() is not None and not provider.on_auth_failure():
+        fault = last_error()
+        if isinstance(fault, BaseException):
+            raise fault
+        if fault is not None:
+            raise BlocksError(f"the identity could not be renewed: {fault}")
+    ensure_ready = getattr(provider, "ensure_ready", None)
+    if callable(ensure_ready):
+        ensure_ready()

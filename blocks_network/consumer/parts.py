@@ -1,0 +1,153 @@
+"""Request parts: what a caller gives an agent, and how each part goes onto the wire."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from blocks_network.errors import ConfigurationError
+from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE, should_inline_artifact
+from blocks_network.wire.parts import RequestPart
+
+__all__ = ["FileContent", "SendMessageRequestPart", "Uploader", "file_part", "no_upload", "parts_to_wire", "text_part"]
+
+FileContent = bytes | bytearray | memoryview | Path
+"""A file's bytes, or where they are: a path is read when the message is sent."""
+
+_FILE_KEYS = ("file", "fileName", "file_name")
+_SNAKE_KEYS = {"part_id": "partId", "content_type": "contentType", "artifact_ref": "artifactRef"}
+
+
+@dataclass(slots=True)
+class SendMessageRequestPart:
+    """One part of a request: a text, or a file. When both are given the file wins; a file needs a `part_id`."""
+
+    part_id: str | None = None
+    text: str | None = None
+    content_type: str | None = None
+    file: FileContent | None = None
+    file_name: str | None = None
+
+
+class Uploader(Protocol):
+    """Brings a file that is too large for a message to the network, before the message."""
+
+    def __call__(self, content: FileContent, *, part_id: str, file_name: str, mime_type: str) -> None: ...
+
+
+def text_part(text: str, part_id: str = "text") -> SendMessageRequestPart:
+    """A text. "" is a text too."""
+    return SendMessageRequestPart(part_id=part_id, text=text, content_type="text/plain")
+
+
+def file_part(
+    path_or_data: str | Path | bytes | bytearray | memoryview,
+    *,
+    part_id: str = "file",
+    file_name: str | None = None,
+    content_type: str = DEFAULT_MIME_TYPE,
+) -> SendMessageRequestPart:
+    """A file, from its path or its bytes. `file_name` defaults to the path's last component, "file" for bytes.
+
+    A file that fits into a message is read here; a larger one is streamed from the disk when it is sent. A path that
+    cannot be read raises OSError.
+    """
+    if isinstance(path_or_data, (bytes, bytearray, memoryview)):
+        return SendMessageRequestPart(part_id, None, content_type, bytes(path_or_data), file_name or "file")
+    if not isinstance(path_or_data, (str, Path)):
+        raise TypeError(f"file_part {part_id!r} takes a path or bytes, not {type(path_or_data).__name__}")
+    path = Path(path_or_data)
+    with path.open("rb") as opened:  # also proves that it can be read
+        small = should_inline_artifact(path.stat().st_size)
+        content: FileContent = opened.read() if small else path
+    return SendMessageRequestPart(part_id, None, content_type, content, file_name or path.name)
+
+
+def parts_to_wire(parts: object, upload: Uploader) -> list[Any]:
+    """The `requestParts` of a message. Large files are uploaded on the way, in order.
+
+    ConfigurationError (ValueError) for a file without part id, TypeError (with the part's id) for a file that is
+    neither bytes nor a path.
+    """
+    if parts is None:
+        return []
+    if isinstance(parts, (str, SendMessageRequestPart, RequestPart, Mapping)):
+        parts = [parts]
+    if not isinstance(parts, Sequence):
+        raise ConfigurationError(f"request_parts is a list of parts, not {type(parts).__name__}")
+    return [_to_wire(part, upload) for part in parts]
+
+
+def _to_wire(part: object, upload: Uploader) -> Any:
+    if isinstance(part, SendMessageRequestPart):
+        return _own_part(part, upload)
+    if isinstance(part, Mapping):
+        return _mapped_part(part, upload)
+    if isinstance(part, RequestPart):
+        return part.to_dict()
+    return part
+
+
+def _own_part(part: SendMessageRequestPart, upload: Uploader) -> dict[str, Any]:
+    wire = {"partId": part.part_id, "text": part.text, "contentType": part.content_type}
+    if part.file is not None:
+        del wire["text"]
+        wire["artifactRef"] = _file_ref(part.file, part.part_id, part.file_name, part.content_type, upload)
+    return {key: value for key, value in wire.items() if value is not None}
+
+
+def _mapped_part(part: Mapping[str, Any], upload: Uploader) -> dict[str, Any]:
+    """A dict part travels as it is, its known keys in camelCase."""
+    wire = {_SNAKE_KEYS.get(key, key): value for key, value in part.items() if key not in _FILE_KEYS}
+    content = part.get("file")
+    if content is None:
+        return wire
+    wire.pop("text", None)
+    part_id = wire.get("partId")
+    file_name = part.get("fileName", part.get("file_name"))
+    ref = _file_ref(content, part_id, file_name, wire.get("contentType"), upload)
+    if ref is not None:
+        wire["artifactRef"] = ref
+    return wire
+
+
+def _file_ref(
+    content: object, part_id: object, file_name: object, content_type: object, upload: Uploader
+) -> dict[str, Any] | None:
+    """The inline reference of a small file; None after the upload of a large one, which the network refers to."""
+    if not isinstance(part_id, str) or not part_id:
+        raise ConfigurationError("a file part needs a part id", hint="give part_id, as the agent's card names its input")
+    name = file_name if isinstance(file_name, str) and file_name else "attachment"
+    mime_type = content_type if isinstance(content_type, str) and content_type else DEFAULT_MIME_TYPE
+    held = _content(content, part_id)
+    size = held.stat().st_size if isinstance(held, Path) else len(held)
+    if not should_inline_artifact(size):
+        upload(held, part_id=part_id, file_name=name, mime_type=mime_type)
+        return None
+    raw = held.read_bytes() if isinstance(held, Path) else held
+    return {
+        "kind": "inline",
+        "mimeType": mime_type,
+        "size": len(raw),
+        "data": base64.b64encode(raw).decode("ascii"),
+        "fileName": name,
+    }
+
+
+def _content(content: object, part_id: str) -> bytes | Path:
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    if isinstance(content, (str, Path)):
+        return Path(content)
+    raise TypeError(f"the file of part {part_id!r} is {type(content).__name__}; bytes or a path are needed")
+
+
+def no_upload(content: FileContent, *, part_id: str, file_name: str, mime_type: str) -> None:
+    """The uploader of a client that knows no platform."""
+    raise ConfigurationError(
+        f"the file of part {part_id!r} is too large for a message, and this client has no base URL to upload it to",
+        hint="create the client with base_url",
+    )

@@ -1,0 +1,102 @@
+"""The streams of one session: those that were opened, and what a drain waits for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from blocks_network.errors import BlocksError
+from blocks_network.stream.descriptor import StreamDescriptor, descriptors_of
+from blocks_network.stream.refs import StreamRef
+from blocks_network.transport.pubnub import PubNubKeys
+
+if TYPE_CHECKING:
+    from blocks_network.stream.client import StreamClient
+
+__all__ = ["SessionStreams"]
+
+log = logging.getLogger(__name__)
+
+
+class SessionStreams:
+    """Makes the refs of announced streams, and remembers the clients that users opened from them.
+
+    `drained()` is called when a stream that a drain waits for is done, on whatever thread that happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        agent_name: str,
+        owner_id: str,
+        keys: PubNubKeys,
+        terminal_state: Callable[[], str | None],
+        drained: Callable[[], None],
+    ) -> None:
+        self._task_id, self._agent_name, self._owner_id, self._keys = task_id, agent_name, owner_id, keys
+        self._terminal_state, self._drained = terminal_state, drained
+        self._lock = threading.Lock()
+        self._pending: list[StreamClient] = []
+        self._opened: list[StreamClient] = []
+
+    def announced(self, event: Mapping[str, Any]) -> list[StreamRef]:
+        """A ref for each usable stream that the event announces."""
+        return [
+            StreamRef(descriptor, make=self._make, terminal_state=self._terminal_state, opened=self._note_opened)
+            for descriptor in descriptors_of(event, self._agent_name, self._task_id)
+        ]
+
+    @property
+    def pending(self) -> bool:
+        """True while a stream is open whose data may still come, or that only the user can end."""
+        with self._lock:
+            return bool(self._pending)
+
+    def end_all(self) -> None:
+        """Ends every client; their readers finish."""
+        with self._lock:
+            clients, self._opened, self._pending = self._opened, [], []
+        for client in clients:
+            try:
+                client.end()
+            except (BlocksError, RuntimeError):
+                log.debug("a stream of task %s did not end cleanly", self._task_id, exc_info=True)
+
+    def _make(self, descriptor: StreamDescriptor, reorder_timeout_ms: float | None) -> StreamClient:
+        from blocks_network.stream.client import StreamClient  # users without streams do not pay for loading it
+
+        return StreamClient.from_descriptor(
+            descriptor,
+            subscribe_key=self._keys.subscribe_key,
+            publish_key=self._keys.publish_key,
+            origin=self._keys.origin,
+            ssl=self._keys.ssl,
+            reorder_timeout_ms=reorder_timeout_ms,
+            consumer_user_id=self._owner_id or None,
+        )
+
+    def _note_opened(self, client: StreamClient) -> None:
+        with self._lock:
+            self._opened.append(client)
+            self._pending.append(client)
+        client.on_end(lambda: self._done(client))
+        if self._reads_only(client):
+            client.on_inbound_done(lambda: self._inbound_done(client))
+
+    def _inbound_done(self, client: StreamClient) -> None:
+        """Its data is complete: the client is ended for the user."""
+        client.end()
+        self._done(client)
+
+    def _done(self, client: StreamClient) -> None:
+        with self._lock:
+            if client in self._pending:
+                self._pending.remove(client)
+        self._drained()
+
+    @staticmethod
+    def _reads_only(client: StreamClient) -> bool:
+        return client.direction == "inbound"

@@ -1,0 +1,5 @@
+"""The protocol's version."""
+
+from blocks_network.wire.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_HEADER, SUPPORTED_PROTOCOL_VERSIONS
+
+__all__ = ["PROTOCOL_VERSION", "PROTOCOL_VERSION_HEADER", "SUPPORTED_PROTOCOL_VERSIONS"]

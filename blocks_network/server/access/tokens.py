@@ -1,0 +1,238 @@
+"""Capability tokens of the PubNub protocol, version 2: a signed CBOR map of resources and permission bits.
+
+The map is as the clients read it: format keys are byte strings, names are text strings, `sig` comes last. `sig` is
+HMAC-SHA256 under the keyset's secret over the encoding of the map without it. It is checked on the raw bytes, so that
+nothing is decoded which this keyset has not signed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cbor2
+
+from blocks_network.server.access.keysets import Keyset
+from blocks_network.server.access.patterns import Pattern
+from blocks_network.server.access.permissions import Bits, Denied, Grant
+from blocks_network.server.access.revocations import Revocations
+from blocks_network.server.limits import Limits
+
+__all__ = ["CapabilityTokens", "MAX_TTL_MINUTES", "Token", "prefix_pattern"]
+
+log = logging.getLogger(__name__)
+
+MAX_TTL_MINUTES = 43_200
+"""Thirty days: the protocol's own bound."""
+SIGNATURE_KEY = b"\x43sig\x58\x20"
+SIGNATURE_BYTES = 32
+NAMES_REMEMBERED = 256
+"""Results of pattern matches kept with a token: more names than a busy token uses."""
+ALL_BITS = int(Bits.READ | Bits.WRITE | Bits.MANAGE | Bits.DELETE | Bits.CREATE | Bits.GET | Bits.UPDATE | Bits.JOIN)
+
+
+class Token:
+    """A verified token. `uuid` None binds it to nobody; `grant` is what a request that it allowed is given."""
+
+    __slots__ = ("_channels", "_group_patterns", "_groups", "_patterns", "_remembered", "grant", "token_id", "uuid")
+
+    def __init__(self, token_id: str, content: Mapping[bytes, Any], limits: Limits) -> None:
+        """Raises ValueError for a map that is not a token's."""
+        try:
+            issued_s, ttl_minutes = content[b"t"], content[b"ttl"]
+            resources, patterns = content[b"res"], content[b"pat"]
+            if content[b"v"] != 2 or not isinstance(issued_s, int) or not isinstance(ttl_minutes, int):
+                raise ValueError("version, time or ttl")
+            self.uuid: str | None = content.get(b"uuid")
+            if self.uuid is not None and not isinstance(self.uuid, str):
+                raise ValueError("uuid")
+            self._channels = _bits_by_name(resources[b"chan"])
+            self._groups = _bits_by_name(resources[b"grp"])
+            self._patterns = _compiled(patterns[b"chan"], limits)
+            self._group_patterns = _compiled(patterns[b"grp"], limits)
+        except (KeyError, TypeError, AttributeError) as fault:
+            raise ValueError(f"no token: {fault!r}") from None
+        self.token_id = token_id
+        self.grant = Grant(token_id, float(issued_s + 60 * ttl_minutes))
+        self._remembered: dict[tuple[str, bool], int] = {}
+
+    @property
+    def expires_at_s(self) -> float:
+        assert self.grant.expires_at_s is not None
+        return self.grant.expires_at_s
+
+    def bits_on(self, name: str, *, group: bool = False) -> int:
+        """The union of the bits of the exact entry and of all patterns that are found in the name."""
+        key = (name, group)
+        bits = self._remembered.get(key)
+        if bits is None:
+            exact, patterns = (self._groups, self._group_patterns) if group else (self._channels, self._patterns)
+            bits = exact.get(name, 0)
+            for pattern, more in patterns:
+                if more & ~bits and pattern.found_in(name):
+                    bits |= more
+            if len(self._remembered) < NAMES_REMEMBERED:
+                self._remembered[key] = bits
+        return bits
+
+
+class CapabilityTokens:
+    """Mints and verifies tokens. No I/O. A token seen before costs a look-up; the cache is bounded by its texts' size.
+
+    Belongs to the event loop, but for `mint`, which any thread may call.
+    """
+
+    def __init__(
+        self,
+        revocations: Revocations | None = None,
+        *,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.revocations = Revocations(clock=clock) if revocations is None else revocations
+        self._limits, self._clock = limits or Limits(), clock
+        self._verified: OrderedDict[tuple[str, str], Token] = OrderedDict()
+        self._verified_chars = 0
+
+    def mint(
+        self,
+        keyset: Keyset,
+        *,
+        ttl_minutes: int,
+        channels: Mapping[str, Bits | int] | None = None,
+        groups: Mapping[str, Bits | int] | None = None,
+        uuids: Mapping[str, Bits | int] | None = None,
+        patterns: Mapping[str, Bits | int] | None = None,
+        group_patterns: Mapping[str, Bits | int] | None = None,
+        uuid_patterns: Mapping[str, Bits | int] | None = None,
+        uuid: str | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> str:
+        """A token's text. `patterns` are searched in names, so anchor them (`prefix_pattern`).
+
+        Raises ValueError for a ttl out of range, wrong bits, a pattern that does not compile, or too long a token.
+        """
+        if not 1 <= ttl_minutes <= MAX_TTL_MINUTES:
+            raise ValueError(f"ttl_minutes is {ttl_minutes}; it goes from 1 to {MAX_TTL_MINUTES}")
+        content: dict[bytes, Any] = {b"v": 2, b"t": int(self._clock()), b"ttl": ttl_minutes}
+        content[b"res"] = _resource_maps(channels, groups, uuids)
+        content[b"pat"] = _resource_maps(patterns, group_patterns, uuid_patterns)
+        for expressions in content[b"pat"].values():
+            _compiled(expressions, self._limits)
+        content[b"meta"] = dict(meta or {})
+        if uuid is not None:
+            content[b"uuid"] = uuid
+        plain = cbor2.dumps(content)
+        raw = bytes([plain[0] + 1]) + plain[1:] + SIGNATURE_KEY + _signature(keyset, plain)
+        text = base64.urlsafe_b64encode(raw).decode("ascii")  # with its padding: the Python client needs it
+        if len(text) > self._limits.token_chars:
+            raise ValueError(f"the token would have {len(text)} characters; {self._limits.token_chars} are allowed")
+        return text
+
+    def verify(self, keyset: Keyset, text: str) -> Token:
+        """The token, when it is this keyset's own, not expired and not revoked. Raises Denied."""
+        key = (keyset.subscribe_key, text)
+        token = self._verified.get(key)
+        if token is None:
+            token = self.parse(keyset, text)
+            if token.expires_at_s > self._clock():
+                self._remember(key, token)
+        else:
+            self._verified.move_to_end(key)
+        if token.expires_at_s <= self._clock():
+            self._forget(key)
+            raise Denied("Token is expired.")
+        if token.token_id in self.revocations:
+            raise Denied("Token is revoked", cause="4001")
+        return token
+
+    def parse(self, keyset: Keyset, text: str) -> Token:
+        """The token, when this keyset has signed it, expired or not. Raises Denied."""
+        if len(text) > self._limits.token_chars:
+            raise Denied("Token is too long")
+        try:
+            raw = base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), altchars=b"-_", validate=True)
+        except (binascii.Error, ValueError):
+            raise Denied("Invalid token") from None
+        signed, key = raw[: -len(SIGNATURE_KEY) - SIGNATURE_BYTES], raw[-len(SIGNATURE_KEY) - SIGNATURE_BYTES :]
+        # a map of 1 to 23 entries has its count in the first byte; without `sig` it is one lower
+        if not signed or not 0xA1 <= signed[0] <= 0xB7 or not key.startswith(SIGNATURE_KEY):
+            raise Denied("Invalid token")
+        plain = bytes([signed[0] - 1]) + signed[1:]
+        signature = raw[-SIGNATURE_BYTES:]
+        if not hmac.compare_digest(signature, _signature(keyset, plain)):
+            raise Denied("Invalid token")
+        # an id that can be logged: the signature itself would complete a token whose content is known
+        token_id = hashlib.sha256(signature).hexdigest()[:32]
+        try:
+            content = cbor2.loads(plain)
+            return Token(token_id, content, self._limits)
+        except (cbor2.CBORDecodeError, ValueError, TypeError, AttributeError) as fault:
+            log.warning("a signed token of keyset %s cannot be read: %s", keyset.name, fault)
+            raise Denied("Invalid token") from None
+
+    def revoke(self, token: Token) -> None:
+        """Refuse it from now on; held polls end. On the disk when this returns, if revocations are kept there."""
+        self.revocations.revoke(token.token_id, token.expires_at_s)
+
+    def _remember(self, key: tuple[str, str], token: Token) -> None:
+        self._verified[key] = token
+        self._verified_chars += len(key[1])
+        while self._verified_chars > self._limits.tokens_cached_chars:
+            (_, oldest), _ = self._verified.popitem(last=False)
+            self._verified_chars -= len(oldest)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        if self._verified.pop(key, None) is not None:
+            self._verified_chars -= len(key[1])
+
+
+def prefix_pattern(prefix: str) -> str:
+    """An anchored expression for all names that begin with `prefix`."""
+    return "^" + "".join(char if char.isalnum() or char in "_-" else "\\" + char for char in prefix) + ".*$"
+
+
+def _signature(keyset: Keyset, plain: bytes) -> bytes:
+    return hmac.digest(keyset.secret_key.encode(), plain, "sha256")
+
+
+def _resource_maps(
+    channels: Mapping[str, Bits | int] | None,
+    groups: Mapping[str, Bits | int] | None,
+    uuids: Mapping[str, Bits | int] | None,
+) -> dict[bytes, dict[str, int]]:
+    """The five maps in the service's order; `spc` and `usr` are older names that we leave empty."""
+    return {
+        b"chan": _bits_by_name(channels or {}),
+        b"grp": _bits_by_name(groups or {}),
+        b"spc": {},
+        b"usr": {},
+        b"uuid": _bits_by_name(uuids or {}),
+    }
+
+
+def _bits_by_name(found: Mapping[str, Bits | int]) -> dict[str, int]:
+    """Raises ValueError for names or bits that are none."""
+    plain: dict[str, int] = {}
+    for name, bits in found.items():
+        if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
+            raise ValueError(f"{name!r} with bits {bits!r} is no permission")
+        plain[name] = int(bits)
+    return plain
+
+
+def _compiled(expressions: Mapping[str, Bits | int], limits: Limits) -> list[tuple[Pattern, int]]:
+    if len(expressions) > limits.patterns_per_token:
+        raise ValueError(f"{len(expressions)} patterns; {limits.patterns_per_token} are allowed")
+    named = _bits_by_name(expressions)
+    compiled = [(Pattern(text, max_chars=limits.pattern_chars), bits) for text, bits in named.items()]
+    if sum(pattern.steps for pattern, _ in compiled) > limits.pattern_steps_per_token:
+        raise ValueError("the patterns are too large together")
+    return compiled

@@ -1,0 +1,56 @@
+"""What the owner of a node chooses. Everything else is a bound in `limits` or follows from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from blocks_network.errors import ConfigurationError
+from blocks_network.server.limits import Limits
+
+__all__ = ["API_KEY_PREFIX", "DEFAULT_PORT", "NodeConfig"]
+
+API_KEY_PREFIX = "bk_"
+DEFAULT_PORT = 7070
+"""The port of the command line; a node made in a program takes a free one."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Raises ConfigurationError for values that cannot work, before anything is opened."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes a free one; `Node.port` says which."""
+    data_dir: Path | None = None
+    """Where the network lives; None keeps it in memory, and it ends with the process."""
+    api_key: str | None = field(default=None, repr=False)
+    """A key that is valid from the start; None makes one (and keeps it in `data_dir`)."""
+    public_base: str | None = None
+    """How clients reach the node when that is not its own address: behind a proxy, in a container."""
+    limits: Limits = field(default_factory=Limits)
+    keep_alive_s: int = 75
+    """How long an idle connection is kept: longer than the minute that proxies and clients usually pool one."""
+    stop_grace_s: float = 5.0
+    """How long requests under way may take at the end, before they are cut."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise ConfigurationError(
+                f"port {self.port} does not exist", hint="choose one from 1 to 65535, or 0 for a free one"
+            )
+        if self.api_key is not None:
+            name = self.api_key.removeprefix(API_KEY_PREFIX)
+            if name == self.api_key or not name or not name.isascii() or not name.isprintable() or " " in name:
+                raise ConfigurationError(
+                    f"the API key does not look like one: it starts with {API_KEY_PREFIX} and has no spaces",
+                    hint="leave it out and the network makes one",
+                )
+        if self.public_base is not None:
+            parts = urlsplit(self.public_base)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+                raise ConfigurationError(
+                    f"the public address {self.public_base!r} is not one",
+                    hint="write it as http(s)://HOST[:PORT], without a path",
+                )

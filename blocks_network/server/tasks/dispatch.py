@@ -1,0 +1,213 @@
+"""Dispatch: what the network publishes about tasks, and the one way it takes to the bus.
+
+Control messages are not kept in the log: they are repeated until the instance shows that it has them, and the tokens in
+them are secrets. What stands on a task's channel is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from blocks_network.backoff import Backoff
+from blocks_network.server.access.authorizer import Bits
+from blocks_network.server.access.keysets import Keyset, Keysets
+from blocks_network.server.access.tokens import CapabilityTokens
+from blocks_network.server.bus import Bus, Draft
+from blocks_network.server.store.outbox import OutboxMessage
+from blocks_network.server.tasks.ledger import Outgoing
+from blocks_network.server.tasks.leases import Fleet
+from blocks_network.server.tasks.live import LiveTask
+from blocks_network.wire.channels import setup_channel
+from blocks_network.wire.control import PIPE_MAX_MINUTES, targeted_meta
+from blocks_network.wire.versions import PROTOCOL_VERSION
+
+__all__ = ["Courier", "ReadGrant", "TaskTokens", "control_draft", "start_draft"]
+
+log = logging.getLogger(__name__)
+
+GROUP_MAX = 256
+RETRY = Backoff(first_s=0.05, cap_s=5)
+
+REQUEST_MINUTES = 24 * 60
+"""How long the tokens of a request task hold when nothing limits its run."""
+SPARE_MINUTES = 60
+"""Tokens outlive what they are for, so that a last event that an outage held back still gets through."""
+READ_MINUTES = 60
+"""A reader's token at the least; clients renew it."""
+CONTROL_MINUTES = 24 * 60
+
+encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class ReadGrant:
+    """What a reader of a task's channel needs."""
+
+    token: str
+    channel: str
+    ttl_minutes: int
+
+
+class TaskTokens:
+    """Mints what tasks need, each token for exactly its channels."""
+
+    def __init__(self, tokens: CapabilityTokens, clock: Callable[[], float]) -> None:
+        self._tokens, self._clock = tokens, clock
+        self._control: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def write(self, task: LiveTask) -> str:
+        """For the instance: its events and files on the task's channel, its streams' set-up."""
+        channels = {
+            task.channel: Bits.READ | Bits.WRITE,
+            setup_channel(task.task_id, task.org_id): Bits.WRITE,
+        }
+        return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels)
+
+    def read(
+        self, keys: Keyset, channel: str, *, duration_minutes: int | None, max_running_s: int | None
+    ) -> ReadGrant:
+        """For a reader of the task: its events and files."""
+        needed = duration_minutes if duration_minutes is not None else math.ceil((max_running_s or 0) / 60)
+        minutes = _bounded(max(READ_MINUTES, needed + SPARE_MINUTES if needed else 0))
+        token = self._tokens.mint(keys, ttl_minutes=minutes, channels={channel: Bits.READ})
+        return ReadGrant(token, channel, minutes)
+
+    def control(self, fleet: Fleet[LiveTask], keys: Keyset) -> str:
+        """For the agent's instances: their control channel, presence and state on it. Made anew now and then."""
+        key = (fleet.subscribe_key, fleet.channel)
+        now_s = self._clock()
+        token, fresh_until_s = self._control.get(key, ("", 0.0))
+        if now_s >= fresh_until_s:
+            channels = {fleet.channel: Bits.READ, f"{fleet.channel}-pnpres": Bits.READ}
+            token = self._tokens.mint(keys, ttl_minutes=CONTROL_MINUTES, channels=channels)
+            self._control[key] = (token, now_s + CONTROL_MINUTES * 60 / 8)
+        return token
+
+    def _minutes(self, task: LiveTask) -> int:
+        if task.expires_at_ms is not None:
+            left_s = max(task.expires_at_ms / 1000 - self._clock(), 0)
+            return _bounded(math.ceil(left_s / 60) + SPARE_MINUTES)
+        if task.max_running_s is not None:
+            return _bounded(math.ceil(task.max_running_s / 60) + SPARE_MINUTES)
+        return REQUEST_MINUTES
+
+
+def _bounded(minutes: int) -> int:
+    return max(1, min(minutes, PIPE_MAX_MINUTES))
+
+
+def start_draft(task: LiveTask, tokens: TaskTokens) -> Draft:
+    """The StartTask for the instance that has the lease."""
+    message: dict[str, Any] = {
+        "type": "StartTask",
+        "taskId": task.task_id,
+        "agentName": task.agent_name,
+        "ownerId": task.owner_id,
+        "orgId": task.org_id,
+        **msgspec.json.decode(task.request),
+        "taskKind": task.task_kind,
+        "attempt": task.attempt,
+        "protocolVersion": PROTOCOL_VERSION,
+        "writeToken": tokens.write(task),
+        "controlToken": tokens.control(task.fleet, task.keys),
+    }
+    if task.duration_minutes is not None:
+        message["duration"] = task.duration_minutes
+    if task.expires_at_ms is not None:
+        message["durationExpiresAtMs"] = task.expires_at_ms
+    if task.consumer_public_key is not None:
+        message["consumerPublicKey"] = task.consumer_public_key
+    if task.has_stream:
+        message["hasStream"] = True
+    return _targeted(task, message)
+
+
+def control_draft(task: LiveTask, kind: str, **fields: str) -> Draft:
+    """Any other control message to the instance that has the lease."""
+    message = {"type": kind, "taskId": task.task_id, **fields, "protocolVersion": PROTOCOL_VERSION}
+    return _targeted(task, message)
+
+
+def _targeted(task: LiveTask, message: dict[str, Any]) -> Draft:
+    return Draft(
+        keyset=task.keys.subscribe_key,
+        channel=task.fleet.channel,
+        payload=encode(message),
+        meta=encode(targeted_meta(task.instance_id or "")),
+        stored=False,
+    )
+
+
+class Courier:
+    """Publishes what the ledger has committed, in that order, as many at a time as have gathered. One task."""
+
+    def __init__(self, bus: Bus, keysets: Keysets, delivered: Callable[[Iterable[str]], None]) -> None:
+        self._bus, self._keysets, self._delivered = bus, keysets, delivered
+        self._pending: list[Outgoing] = []
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._ending = False
+        self._failures = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="blocks-task-courier")
+
+    async def stop(self) -> None:
+        """Publishes what there is, then ends. What the bus does not take stays in the outbox."""
+        self._ending = True
+        self._wanted.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    def push(self, items: Iterable[Outgoing]) -> None:
+        self._pending.extend(items)
+        self._wanted.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while self._pending:
+                group = self._pending[:GROUP_MAX]
+                del self._pending[:GROUP_MAX]
+                if not await self._publish(group):
+                    self._pending[:0] = group
+                    if self._ending:
+                        return
+                    await asyncio.sleep(RETRY.delay(self._failures))
+            if self._ending:
+                return
+
+    async def _publish(self, group: Sequence[Outgoing]) -> bool:
+        drafts = [draft for draft in map(self._draft, group) if draft is not None]
+        if drafts:
+            try:
+                await self._bus.publish_all(drafts)
+            except (OSError, RuntimeError) as fault:
+                self._failures += 1
+                log.error("%d messages about tasks were not published, trying again: %s", len(drafts), fault)
+                return False
+        self._failures = 0
+        kept = [item.message_id for item in group if isinstance(item, OutboxMessage)]
+        if kept:
+            self._delivered(kept)
+        return True
+
+    def _draft(self, item: Outgoing) -> Draft | None:
+        if not isinstance(item, OutboxMessage):
+            return item()
+        return Draft(
+            keyset=self._keysets.by_name(item.keyset).subscribe_key,
+            channel=item.channel,
+            payload=item.payload.encode(),
+            meta=None if item.meta is None else item.meta.encode(),
+            stored=item.stored,
+        )

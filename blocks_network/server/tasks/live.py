@@ -1,0 +1,60 @@
+"""A task that has not ended: its row, and what only the running network knows of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from blocks_network.server.access.keysets import Keyset
+from blocks_network.server.store.tasks import COLUMNS, TaskRecord
+from blocks_network.server.tasks.life import WAITING
+from blocks_network.server.tasks.retries import RetryPolicy
+from blocks_network.wire.channels import task_channel
+
+if TYPE_CHECKING:
+    from blocks_network.server.tasks.leases import Fleet
+
+__all__ = ["LiveTask", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the network ends a task that nobody else ends."""
+
+    state: str
+    error: str | None = None
+    reason: str | None = None
+    completion_reason: str | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class LiveTask(TaskRecord):
+    """One record a task; it goes when the task ends."""
+
+    keys: Keyset
+    fleet: Fleet[LiveTask]
+    policy: RetryPolicy
+    channel: str
+    sends: int = 0
+    """How often its StartTask was published for the present lease."""
+    send_due_ms: int = 0
+    committed: bool = True
+    """False until its row is in the database."""
+    closing: Outcome | None = None
+    """The network's own terminal is decided and on its way to the channel."""
+    passing_until_ms: int = 0
+    """An instance's terminal is on its way to the channel; until then the network publishes none of its own."""
+    lost_by: str | None = None
+    """The instance that was thought lost when the task was taken back: it may show that it has it after all."""
+
+    @property
+    def waits(self) -> bool:
+        return self.state in WAITING
+
+    @classmethod
+    def of(cls, record: TaskRecord, keys: Keyset, fleet: Fleet[LiveTask]) -> LiveTask:
+        """The task of a stored row."""
+        values = {name: getattr(record, name) for name in COLUMNS}
+        policy = RetryPolicy.from_text(record.retry_policy)
+        channel = task_channel(record.task_id, record.org_id)
+        return cls(**values, keys=keys, fleet=fleet, policy=policy, channel=channel)

@@ -1,0 +1,162 @@
+"""Connections: what is too large or too slow is refused, keep-alive holds, and the end waits for what is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from blocks_network.errors import ConfigurationError
+from blocks_network.server import listener as listener_module
+from blocks_network.server.listener import App, Listener, bind
+
+Scenario = Callable[[int, Listener], Awaitable[None]]
+
+
+async def measure(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the number of bytes of path and query."""
+    body = str(len(scope["raw_path"]) + len(scope["query_string"])).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def serve(scenario: Scenario, app: App = measure, *, keep_alive_s: int = 75) -> None:
+    async def run() -> None:
+        sock = bind("127.0.0.1", 0)
+        port = sock.getsockname()[1]
+        listener = Listener(app, sock, keep_alive_s=keep_alive_s)
+        await listener.start()
+        try:
+            await asyncio.wait_for(scenario(port, listener), 20)
+        finally:
+            listener.refuse()
+            await listener.drain(1)
+
+    asyncio.run(run())
+
+
+async def ask(port: int, head: bytes) -> bytes:
+    """Sends bytes and reads until the other side closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head)
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+def test_an_address_of_nearly_64_kib_is_served() -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        path = b"/publish/" + b"x" * 65_000
+        answer = await ask(port, b"GET " + path + b"?a=b HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(str(len(path) + 3).encode())
+
+    serve(scenario)
+
+
+def test_a_longer_address_is_answered_with_414() -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        answer = await ask(port, b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nhost: t\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 414")
+
+    serve(scenario)
+
+
+def test_headers_without_end_are_answered_with_431() -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        answer = await ask(port, b"GET / HTTP/1.1\r\nx-endless: " + b"x" * 200_000)
+        assert answer.startswith(b"HTTP/1.1 431")
+
+    serve(scenario)
+
+
+def test_what_is_not_http_is_answered_with_400() -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        assert (await ask(port, b"\x16\x03\x01\x02\x00")).startswith(b"HTTP/1.1 400")
+
+    serve(scenario)
+
+
+def test_a_head_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "HEAD_S", 0.05)
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        with contextlib.suppress(ConnectionResetError):  # an abort may arrive as an end or as a reset
+            assert await ask(port, b"GET / HT") == b""
+
+    serve(scenario)
+
+
+def test_a_connection_serves_one_request_after_another() -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for path in (b"/a", b"/long", b"/longer"):
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nhost: t\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(1) == str(len(path)).encode()
+        writer.close()
+
+    serve(scenario)
+
+
+def test_the_end_waits_for_the_answer_under_way_and_closes_idle_connections() -> None:
+    entered, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await release.wait()
+        await measure(scope, receive, send)
+
+    async def scenario(port: int, listener: Listener) -> None:
+        idle, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+        busy = asyncio.create_task(ask(port, b"GET /abc HTTP/1.1\r\nhost: t\r\n\r\n"))
+        await entered.wait()
+        listener.refuse()
+        assert await idle.read() == b""
+        idle_writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        draining = asyncio.create_task(listener.drain(5))
+        release.set()
+        assert await draining == 0
+        assert (await busy).endswith(b"4")
+
+    serve(scenario, slow)
+
+
+def test_the_end_cuts_what_takes_longer_than_its_grace() -> None:
+    entered = asyncio.Event()
+
+    async def stuck(scope: Any, receive: Any, send: Any) -> None:
+        entered.set()
+        await asyncio.Event().wait()
+
+    async def scenario(port: int, listener: Listener) -> None:
+        busy = asyncio.create_task(ask(port, b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"))
+        await entered.wait()
+        listener.refuse()
+        assert await listener.drain(0.05) == 1
+        await busy
+
+    serve(scenario, stuck)
+
+
+def test_a_port_in_use_is_said_with_the_way_out() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(ConfigurationError, match="is in use") as caught,
+    ):
+        bind("127.0.0.1", taken.getsockname()[1])
+    assert "--port" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.1"])
+def test_an_address_that_is_not_ours_is_said(host: str) -> None:
+    with pytest.raises(ConfigurationError, match=host):
+        bind(host, 0)
