@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from blocks_network.wire.control import ExpireTaskMessage, StartTaskMessage
     from blocks_network.wire.events import TaskEvent
     from blocks_network.wire.parts import RequestPart
-    from blocks_network.wire.versions import SDK_VERSION as __version__
+
+    __version__: str
 
 __all__ = [
     "start_agent_instance",
@@ -203,7 +204,7 @@ if not TYPE_CHECKING:  # type checkers read the imports above and stay strict
         from importlib import import_module
 
         if name == "__version__":
-            from blocks_network.wire.versions import SDK_VERSION as value
+            value = import_module("blocks_network.wire.versions").SDK_VERSION
         elif name in _HOMES:
             value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         else:

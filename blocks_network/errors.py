@@ -17,6 +17,7 @@
     |- TaskUnsuccessful (RuntimeError)       a task whose result was asked for has none: `state`, `event`
     |  |- TaskFailed                         its handler, or the network, gave up: `error`, `reason`
     |  `- TaskCanceled                       somebody canceled it: `reason`
+    |- WaitTimeoutError (TimeoutError)       a wait was over before what it waited for had come; the task goes on
     |- SessionClosedError (RuntimeError)     a wait ended because its session or client was closed
     `- StreamUnavailableError (RuntimeError) the stream was live only, and its task has ended
 
@@ -46,6 +47,7 @@ __all__ = [
     "TaskUnsuccessful",
     "TaskFailed",
     "TaskCanceled",
+    "WaitTimeoutError",
     "SessionClosedError",
     "StreamUnavailableError",
 ]
@@ -199,6 +201,10 @@ class TaskFailed(TaskUnsuccessful):
 
 class TaskCanceled(TaskUnsuccessful):
     """The task was canceled; `reason` says by what, when the network told."""
+
+
+class WaitTimeoutError(BlocksError, TimeoutError):
+    """A wait was over before what it waited for had come. The task goes on."""
 
 
 class SessionClosedError(BlocksError, RuntimeError):

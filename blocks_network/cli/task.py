@@ -74,9 +74,8 @@ def run_task(
             ended = session.wait_for_terminal(timeout=options.timeout)
         except TimeoutError:
             _cancel(session)
-            note(
-                f"{paint('error:', 'red', sys.stderr)} task {session.task_id} was not done within {options.timeout:g} s"
-            )
+            late = f"task {session.task_id} was not done within {options.timeout:g} s"
+            note(f"{paint('error:', 'red', sys.stderr)} {late}")
             return ExitCode.TIMEOUT
         except KeyboardInterrupt:
             _cancel(session)

@@ -124,7 +124,7 @@ class Delivery:
     @property
     def idle(self) -> bool:
         """With the lock held: everything known was delivered to everybody."""
-        return not self._working
+        return not self._working and self._next() is None
 
     def delivers_here(self) -> bool:
         """True on the thread that is delivering right now, i.e. within a callback."""

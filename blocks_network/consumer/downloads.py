@@ -7,17 +7,17 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from blocks_network.errors import ConfigurationError, TransportError
+from blocks_network.errors import BlocksError, ConfigurationError, TransportError
 from blocks_network.wire.artifacts import ArtifactRef, DownloadedArtifact, decode_inline_artifact
 
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
 
-__all__ = ["check_integrity", "download_artifact", "fetch_into", "free_name", "safe_file_name"]
+__all__ = ["ArtifactNotSaved", "download_artifact", "fetch_into", "free_name", "safe_file_name", "save_all"]
 
 MAX_NAME_BYTES = 255
 """What file systems allow for one path component."""
@@ -95,14 +95,14 @@ def free_name(name: str, taken: Iterable[str]) -> str:
     return candidate
 
 
-def save_into(directory: Path, name: str, ref: ArtifactRef, pubnub: PubNub | None) -> Path:
+def save_into(directory: Path, name: str, ref: ArtifactRef, fetch: Callable[[ArtifactRef, BinaryIO], None]) -> Path:
     """Writes one artifact to `directory/name`, whole or not at all. A symbolic link already there is replaced, not
     followed."""
     partial = directory / f".{secrets.token_hex(8)}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(partial, flags, 0o666), "wb") as target:
-            fetch_into(ref, target, pubnub)
+            fetch(ref, target)
         partial.replace(directory / name)
     finally:
         partial.unlink(missing_ok=True)
@@ -158,3 +158,38 @@ class _Counted:
         self.size += len(piece)
         self.digest.update(piece)
         return self._target.write(piece)
+
+
+def save_all(
+    refs: Sequence[ArtifactRef], directory: Path, fetch: Callable[[ArtifactRef, BinaryIO], None]
+) -> list[str]:
+    """Writes every artifact, in order, and returns the absolute paths. `fetch` brings the bytes of one.
+
+    One that fails does not stop the others: the first fault is raised after them, with the artifact's name.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    home = directory.resolve()
+    taken = [entry.name for entry in home.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    paths: list[str] = []
+    first_fault: BlocksError | OSError | None = None
+    first_name = ""
+    for index, ref in enumerate(refs):
+        name = free_name(safe_file_name(ref.file_name, f"artifact-{index}"), taken)
+        taken.append(name)
+        try:
+            paths.append(str(save_into(home, name, ref, fetch)))
+        except (BlocksError, OSError) as fault:
+            if first_fault is None:
+                first_fault, first_name = fault, ref.file_name or name
+    if first_fault is not None:
+        saved = f"{len(paths)} of {len(refs)} artifacts were saved"
+        raise ArtifactNotSaved(f"artifact {first_name!r} was not saved: {first_fault} ({saved})", paths) from first_fault
+    return paths
+
+
+class ArtifactNotSaved(TransportError):
+    """At least one artifact could not be saved; its cause is `__cause__`. `paths` are those that were."""
+
+    def __init__(self, message: str, paths: list[str]) -> None:
+        super().__init__(message)
+        self.paths = paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks_network.consumer.link import Link, Role
@@ -50,10 +51,19 @@ class Feed:
     """
 
     def __init__(
-        self, client: PubNub, channel: str, reader: Reader, link: Link, *, task_id: str, role: Role, cursor: int
+        self,
+        client: PubNub,
+        channel: str,
+        reader: Reader,
+        link: Link,
+        *,
+        task_id: str,
+        role: Role,
+        cursor: int,
+        renewed: Callable[[str], None],
     ) -> None:
         self._reader, self._link = reader, link
-        self._task_id, self._role = task_id, role
+        self._task_id, self._role, self._renewed = task_id, role, renewed
         self._renewals: deque[float] = deque(maxlen=MAX_RENEWALS)
         self._down = False
         self._subscription = Subscription(client, [channel], self, name=f"task-{task_id}", cursor=cursor)
@@ -99,4 +109,5 @@ class Feed:
             self._reader.hampered(outage)
             return True
         self._subscription.set_token(token.token)
+        self._renewed(token.token)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -18,9 +19,11 @@ from blocks_network.transport.pubnub import PubNubKeys, make_client
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
 
-    from blocks_network.consumer.session import TaskSession
+    from blocks_network.consumer.following import Following
 
 __all__ = ["Link", "Role"]
+
+log = logging.getLogger(__name__)
 
 Role = Literal["consumer", "provider"]
 
@@ -40,7 +43,7 @@ class Link:
         self._create_session_pubnub = create_session_pubnub
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._sessions: weakref.WeakSet[TaskSession] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Following] = weakref.WeakSet()
         self.destroyed = False
         self.callbacks = Callbacks(secrets.token_hex(3))
 
@@ -87,7 +90,16 @@ class Link:
             return client
         return make_client(keys, user_id=f"blocks-task-{secrets.token_hex(6)}", token=token)
 
-    def add(self, session: TaskSession) -> None:
+    def release_pubnub(self, client: PubNub) -> None:
+        """Stops what a user's factory made; a client of ours has nothing to stop."""
+        if self._create_session_pubnub is None:
+            return
+        try:
+            client.stop()
+        except Exception:  # whatever the factory's object is, a session's end must not fail over it
+            log.debug("a session's PubNub object did not stop cleanly", exc_info=True)
+
+    def add(self, session: Following) -> None:
         with self._lock:
             self._sessions.add(session)
 

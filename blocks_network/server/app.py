@@ -4,7 +4,7 @@
     tasks
     bus, presence, database, blobs, access
 
-Doors do not know each other: the gateway and the tasks meet on the bus, and where the platform owns a channel, an
+The doors do not know each other: the gateway and the tasks meet on the bus, and where the platform owns a channel, an
 interceptor that is connected here answers in place of a delivery.
 """
 
@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack
+from typing import Protocol
 
-from blocks_network.server.access.api_keys import ApiKeys
+from blocks_network.errors import ConfigurationError
+from blocks_network.server.access.apikeys import ALL_SCOPES, ApiKeys
 from blocks_network.server.access.authorizer import Authorizer
-from blocks_network.server.access.jwt import AccessTokens
+from blocks_network.server.access.jwts import AccessTokens
 from blocks_network.server.access.refresh import RefreshTokens
+from blocks_network.server.access.revocations import Revocations
 from blocks_network.server.access.tokens import CapabilityTokens
 from blocks_network.server.api.app import build_api
 from blocks_network.server.api.services import Services
@@ -35,3 +38,155 @@ from blocks_network.server.tasks.service import TaskService
 __all__ = ["Network"]
 
 log = logging.getLogger(__name__)
+
+OWNER_ORG, OWNER_USER = "org_local", "user_local"
+"""Who the API key of a node stands for."""
+
+
+class Part(Protocol):
+    """What is opened before a network can be used, and closed after it."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Network:
+    """Built, then `start`, requests, `release`, `stop`. All of it belongs to one event loop.
+
+    `base_url`, `origin` (host:port) and `ssl` are how clients reach it, as the configuration document says.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        identity: Identity,
+        *,
+        directory: DataDirectory | None,
+        base_url: str,
+        origin: str,
+        ssl: bool = False,
+    ) -> None:
+        limits, keysets = config.limits, identity.keysets
+        self._directory, self._api_key = directory, identity.api_key
+        self.metrics = Metrics()
+
+        # what everything rests on
+        self.database = Database(directory.database_url if directory else IN_MEMORY)
+        self.bus = EmbeddedBus(directory.bus_path if directory else None, limits)
+        self.presence = EmbeddedPresence()
+        self.blobs = DirectoryBlobs(directory.blobs_path if directory else None)
+
+        # who may do what
+        revocations = Revocations(directory.revocations_path if directory else None)
+        tokens = CapabilityTokens(revocations, limits=limits)
+        authorizer = Authorizer(tokens, skew_s=limits.token_skew_s)
+        self.api_keys = ApiKeys(self.database)
+        self.access_tokens = AccessTokens(self.database)
+
+        # the brain, and its two doors
+        self.tasks = TaskService(
+            database=self.database,
+            bus=self.bus,
+            presence=self.presence,
+            keysets=keysets,
+            capability_tokens=tokens,
+            limits=limits,
+        )
+        self.gateway = Gateway(
+            keysets=keysets,
+            bus=self.bus,
+            presence=self.presence,
+            authorizer=authorizer,
+            limits=limits,
+            public_base=config.public_base,
+            observe=self._observe,
+        )
+        self._open_gateway(tokens)
+        self.api = build_api(
+            Services(
+                keysets=keysets,
+                limits=limits,
+                database=self.database,
+                bus=self.bus,
+                presence=self.presence,
+                capability_tokens=tokens,
+                api_keys=self.api_keys,
+                access_tokens=self.access_tokens,
+                refresh_tokens=RefreshTokens(self.database),
+                tasks=self.tasks,
+                blobs=self.blobs,
+                public_base=base_url,
+                origin=origin,
+                ssl=ssl,
+            )
+        )
+        self._running = AsyncExitStack()
+        self._ready = False
+
+    def _open_gateway(self, tokens: CapabilityTokens) -> None:
+        """Every operation of the PubNub protocol that this network serves."""
+        for operations in (publish, subscribe, presence, groups, history, actions):
+            operations.routes(self.gateway)
+        grants.routes(self.gateway, tokens)
+        files.routes(self.gateway, self.blobs)
+
+    async def start(self) -> None:
+        """From the disk outwards, so that each part finds what it rests on. A fault closes what was opened."""
+        async with AsyncExitStack() as opened:
+            for part in (self.database, self.bus, self.presence, self.blobs):
+                await self._open(part)
+                opened.push_async_callback(part.stop)
+            await self.access_tokens.start()
+            await self.api_keys.ensure(
+                self._api_key, org_id=OWNER_ORG, user_id=OWNER_USER, scopes=ALL_SCOPES, label="the node's own"
+            )
+            for brain in (self.tasks, self.gateway):  # tasks left by the last run go on before the first request
+                await brain.start()
+                opened.push_async_callback(brain.stop)
+            self._running = opened.pop_all()
+        self._ready = True
+
+    async def _open(self, part: Part) -> None:
+        try:
+            await part.start()
+        except Exception as fault:
+            if self._directory is None:
+                raise
+            raise ConfigurationError(
+                f"the data directory {self._directory.path} cannot be opened: {fault}",
+                hint="it may be of a newer version, or damaged; choose another one with --data",
+            ) from fault
+
+    async def release(self) -> None:
+        """Answers everybody who waits, and lets nobody wait from now on."""
+        self._ready = False
+        await self.gateway.release()
+
+    async def stop(self) -> None:
+        """From the doors to the disk: each part may still write to the ones below it."""
+        self._ready = False
+        await self._running.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if self.gateway.serves(path):  # first: this is where a network is busy
+            await self.gateway(scope, receive, send)
+        elif path in ("/healthz", "/readyz", "/metrics"):
+            await self._tell_health(path, send)
+        else:
+            await self.api(scope, receive, send)
+
+    async def _tell_health(self, path: str, send: Send) -> None:
+        """`/healthz`: the process answers. `/readyz`: it also takes work, 503 while it does not."""
+        status, kind, body = 200, "text/plain; charset=utf-8", b"ok\n"
+        if path == "/metrics":
+            kind, body = CONTENT_TYPE, self.metrics.render()
+        elif path == "/readyz" and not self._ready:
+            status, body = 503, b"not ready\n"
+        headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _observe(self, operation: str, status: int, reason: str, seconds: float) -> None:
+        self.metrics.observe("gateway", operation, status, seconds, reason=reason or None)

@@ -42,9 +42,10 @@ class NodeConfig:
             )
         if self.api_key is not None:
             name = self.api_key.removeprefix(API_KEY_PREFIX)
-            if name == self.api_key or not name or not name.isascii() or not name.isprintable() or " " in name:
+            readable = name.isascii() and name.isprintable() and " " not in name and len(name) <= 250
+            if name == self.api_key or not name or not readable:
                 raise ConfigurationError(
-                    f"the API key does not look like one: it starts with {API_KEY_PREFIX} and has no spaces",
+                    f"the API key does not look like one: {API_KEY_PREFIX} and up to 250 characters without spaces",
                     hint="leave it out and the network makes one",
                 )
         if self.public_base is not None:

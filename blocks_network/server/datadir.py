@@ -85,6 +85,10 @@ class DataDirectory:
         return self.path / "bus.db"
 
     @property
+    def revocations_path(self) -> Path:
+        return self.path / "revocations"
+
+    @property
     def blobs_path(self) -> Path:
         return self.path / "blobs"
 

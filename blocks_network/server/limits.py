@@ -18,6 +18,18 @@ class Limits:
     """A request body of any kind but a file."""
     upload_bytes: int = 1024 * 1024 * 1024
     """One file."""
+    blobs_bytes: int = 64 * 1024 * 1024 * 1024
+    """All files together; a full disk refuses earlier."""
+    upload_form_s: int = 60
+    """How long an upload form of the PubNub protocol may be used; it counts until the upload begins."""
+    platform_upload_form_s: int = 15 * 60
+    """The same for the platform's uploads: clients retry these."""
+    upload_confirm_s: int = 24 * 60 * 60
+    """How long an upload of the platform may be confirmed."""
+    upload_idle_s: float = 60.0
+    """Silence within an upload that ends it."""
+    download_link_s: int = 10 * 60
+    """How long the address of a file's content may be used; it counts until the download begins."""
     address_bytes: int = 64 * 1024
     """Path and query; clients refuse more by themselves."""
     channels_per_request: int = 500
@@ -29,7 +41,7 @@ class Limits:
     filter_chars: int = 2_048
     polls_per_address: int = 10_000
     polls_per_token: int = 256
-    publishes_per_s: int = 5_000
+    publishes_per_s: int = 20_000
     """For each token, refilled evenly; a second's worth may come at once."""
     messages_per_answer: int = 100
     hold_s: float = 280.0
@@ -53,3 +65,24 @@ class Limits:
     """One expression of a token."""
     pattern_steps_per_token: int = 10_000
     """Size of all its expressions, compiled; a name is matched once, in at most this many steps for each character."""
+    backlog_tasks: int = 10
+    """Tasks that may wait for one agent when neither its card nor its instances say otherwise."""
+    living_tasks: int = 100_000
+    """Tasks of all agents together that have not ended; they are kept in memory."""
+    request_parts: int = 100
+    cancel_grace_s: float = 30.0
+    """How long a handler may take to end when that was asked for; then the network ends its task."""
+    expire_grace_s: float = 10.0
+    """The same at the end of a pipe task's time."""
+    tasks_per_page: int = 100
+    presence_records: int = 1_000_000
+    """Each is one uuid on one channel, about a kilobyte."""
+    presence_timeout_s: int = 3_600
+    """The longest timeout that a client can ask for."""
+    filter_depth: int = 32
+    """Parentheses and signs within each other in a filter expression."""
+    channels_per_registration: int = 200
+    """Channels added to or removed from a group with one request."""
+    groups_per_keyset: int = 100_000
+    resources_per_token: int = 1_000
+    """Names and patterns in one grant."""

@@ -56,7 +56,9 @@ def descriptors_of(event: Mapping[str, Any], agent_name: str, task_id: str | Non
     for stream_id, entry in entries.items():
         try:
             found.append(
-                _descriptor(str(stream_id), entry, agent_name, of_task or "", declared if isinstance(declared, str) else None)
+                _descriptor(
+                    str(stream_id), entry, agent_name, of_task or "", declared if isinstance(declared, str) else None
+                )
             )
         except ValueError as fault:
             log.warning("stream %s of task %s is passed over: %s", stream_id, of_task, fault)

@@ -63,9 +63,9 @@ class Reorder:
             if frame.seq is None:
                 return []
             self.error = self.error or frame.error
-            writer, ready = self._writer(sender, frame.seq), []
-            if writer.end is None:
-                writer.end = frame.seq
+            writer = self._writer(sender, frame.seq)
+            writer.end = frame.seq if writer.end is None else writer.end
+            ready: list[Sequenced | Gap] = []
         else:
             writer, ready = self._met(sender, frame.seq)
             self._take(writer, frame)

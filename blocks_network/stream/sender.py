@@ -51,12 +51,13 @@ class Sender:
         self._numbers = itertools.count()
         self._lanes: list[threading.Thread] = []
         self._idle = 0
+        self._finishing = False
         self._ending = False
 
     def offer(self, source: Source) -> None:
         """The source has something to send. It offers itself again only after `send_next` said that it is empty."""
         with self._changed:
-            if self._ending:
+            if self._finishing or self._ending:
                 raise TransportError("the owner of this stream has ended")
             self._ready.append(source)
             if self._idle >= len(self._ready) or len(self._lanes) >= LANES:
@@ -71,6 +72,12 @@ class Sender:
     def is_lane(self) -> bool:
         """True on a thread of this sender: such a thread must not wait for what it has to send itself."""
         return threading.current_thread() in self._lanes
+
+    def finish(self) -> None:
+        """Ends as soon as nothing is left to send."""
+        with self._changed:
+            self._finishing = True
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """What is not sent by now is lost, and its sources hear of it. Ask writers to end first."""
@@ -112,6 +119,8 @@ class Sender:
                     self._ready.append(heapq.heappop(self._delayed)[2])
                 if self._ready:
                     return self._ready.popleft()
+                if self._finishing and not self._delayed:
+                    return None  # what another lane is sending comes back to that lane
                 self._idle += 1
                 self._changed.wait(self._delayed[0][0] - now if self._delayed else None)
                 self._idle -= 1

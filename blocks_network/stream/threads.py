@@ -28,6 +28,11 @@ class StreamThreads:
                 self._timers.start()
         return self._timers.after(delay_s, call)
 
+    def finish(self) -> None:
+        """Sends what was accepted, within its limits, and then ends. Nothing new is taken."""
+        self.sender.finish()
+        self._timers.stop()
+
     def stop(self) -> None:
         """Ask them to end; `join` waits. Streams have to be ended before: what is not sent is lost."""
         self.sender.stop()

@@ -6,7 +6,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from blocks_network.wire.versions import PROTOCOL_VERSION
 
@@ -222,8 +222,9 @@ def read_frame(wire: object) -> Frame | None:
         return None
     if kind == "stream_data":
         chunks, encoding = wire.get("chunks"), wire.get("encoding", "utf8")
-        usable = isinstance(chunks, list) and chunks and all(isinstance(chunk, str) for chunk in chunks)
-        if not usable or encoding not in ("utf8", "base64"):
+        if not isinstance(chunks, list) or not chunks or encoding not in ("utf8", "base64"):
+            return None
+        if not all(isinstance(chunk, str) for chunk in chunks):
             return None
         return DataFrame(seq, ts_ms, "bytes", encoding, list(chunks))
     if kind == "stream_events":
@@ -241,5 +242,5 @@ def _read_part(wire: Mapping[str, Any], about: Mapping[str, Any]) -> PartFrame |
     return PartFrame(group, part, total, data, wire.get("type"), wire.get("seq"), wire.get("streamId"))
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -11,8 +11,8 @@ How an operation is added (presence, groups, grants, actions, files do it in the
 
 - A handler is `async def (request, keyset) -> Reply | Streamed | Held`. The pattern holds `{sub}` exactly once; the
   gateway has found the keyset by it, and has answered an unknown one. Bound methods are fine.
-- A path without a subscribe key (an upload form, a signed download) goes in by `add_open`; its handler takes the request
-  alone.
+- A path without a subscribe key (an upload form, a signed download) goes in by `add_open`; its handler takes the
+  request alone.
 - The first literal of the path decides before a parameter does. Segments are compared undecoded.
 - Refusals are raised (`reply.Refusal` and its makers). Anything else that escapes is logged and answered with 500.
 - `authorize` returns the request's grant, or raises the 403. A body takes part in signatures: pass it.
@@ -22,13 +22,16 @@ How an operation is added (presence, groups, grants, actions, files do it in the
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from blocks_network.server.access.authorizer import Denied, Need
 from blocks_network.server.access.keysets import Keyset, Keysets
-from blocks_network.server.bus import Bus, Interceptor
+from blocks_network.server.bus import Bus, BusFull, Interceptor
+from blocks_network.server.gateway import history, publish, subscribe, time
+from blocks_network.server.gateway.polls import Polls
+from blocks_network.server.gateway.refusals import denial, unavailable, unknown_keyset
 from blocks_network.server.gateway.reply import Refusal, Reply, json_reply, not_found
 from blocks_network.server.gateway.request import Receive, Request, Scope, Send
 from blocks_network.server.gateway.routing import Answer, Handler, OpenHandler, Route, Routes
@@ -60,7 +63,8 @@ class Groups(Protocol):
 class Gateway:
     """Serves the PubNub protocol. All but the constructor belongs to one event loop.
 
-    `public_base` is the address that clients reach it by, behind a proxy ("https://host"); None takes the request's own.
+    `public_base` is the address that clients reach it by, behind a proxy ("https://host"); without it each
+    request's own.
     """
 
     def __init__(
@@ -79,18 +83,36 @@ class Gateway:
         self.groups: Groups | None = None
         """Set once, before `start`, by `gateway/groups.py`."""
         self.interceptors: dict[str, Interceptor] = {}
+        self.polls = Polls(bus, limits)
+        self.publishing: publish.Publishing
+        """Set by `publish.routes`; for other operations that let a client publish."""
         self._routes = Routes()
+        self._stops: list[Callable[[], None]] = []
+        for operations in (publish, subscribe, history, time):
+            operations.routes(self)
 
     # -- its life ------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Begins to hear the bus. The bus and presence have been started."""
+        """Begins to hear the bus. The bus and presence have been started, and all routes are added."""
+        self._stops.append(self.bus.follow("", self.polls.deliver))
+        if self.groups is not None:
+            groups = self.groups
+            self._stops.append(groups.on_change(lambda keyset, group: self.polls.regroup(groups, keyset, group)))
+        if self.authorizer is not None:
+            self.authorizer.on_revoked(self.polls.revoked)
 
     async def release(self) -> None:
         """Answers all waiting polls, and every poll from now on, at once with an empty list."""
+        self.polls.release()
 
     async def stop(self) -> None:
-        """Releases, and hears the bus no more. The bus is stopped after it."""
+        """Releases, and hears the bus no more. The bus is stopped after it. May be repeated."""
+        self.polls.release()
+        for stop in self._stops:
+            stop()
+        self._stops.clear()
+        self.polls.stop()
 
     # -- what is served ------------------------------------------------------------------------------------------
 
@@ -159,7 +181,7 @@ class Gateway:
     # -- one request ---------------------------------------------------------------------------------------------
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
+        began = perf_counter()
         operation, reason = "none", ""
         try:
             if scope["method"] == "OPTIONS":
@@ -175,6 +197,10 @@ class Gateway:
         except Refusal as refusal:
             status, reason = refusal.reply.status, refusal.reason
             await send_reply(send, refusal.reply)
+        except BusFull as full:
+            log.warning("%s refused: %s", operation, full)
+            status, reason = 503, "full"
+            await send_reply(send, unavailable())
         except ConnectionError:
             status, reason = 499, "gone"  # the client left before it was answered
         except Exception:  # the edge: a fault of one request must not end its connection without an answer
@@ -182,7 +208,7 @@ class Gateway:
             status, reason = 500, "fault"
             await send_reply(send, json_reply({"status": 500, "error": True, "message": "Internal error"}, 500))
         if self.observe is not None:
-            self.observe(operation, status, reason, time.perf_counter() - began)
+            self.observe(operation, status, reason, perf_counter() - began)
 
     async def _ask(self, route: Route, request: Request) -> Answer:
         if route.open_handler is not None:
@@ -203,22 +229,3 @@ class Gateway:
             return answer.status
         await answer.run(request, send)
         return answer.answered.status if answer.answered is not None else 499
-
-
-def denial(denied: Denied) -> Refusal:
-    """The 403 for what the authorizer refused."""
-    body: dict[str, object] = {"message": denied.message}
-    payload = {
-        "channels": [need.name for need in denied.refused if not need.group],
-        "channel-groups": [need.name for need in denied.refused if need.group],
-    }
-    refused = {kind: names for kind, names in payload.items() if names}
-    if refused:
-        body["payload"] = refused
-    body |= {"error": True, "service": "Access Manager", "status": 403}
-    return Refusal(json_reply(body, 403, X_Pn_Cause=denied.cause), "denied")
-
-
-def unknown_keyset() -> Refusal:
-    body = {"message": "Invalid Subscribe Key", "error": True, "service": "Access Manager", "status": 400}
-    return Refusal(json_reply(body, 400), "unknown_keyset")

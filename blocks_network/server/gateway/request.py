@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -112,6 +112,18 @@ class Request:
         """Returns when the client has gone, or the answer is sent. What is left of the body is dropped."""
         while (await self._receive())["type"] != "http.disconnect":
             continue
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, never held whole and never inflated. ConnectionError when the client leaves."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError("the client left while it sent its request")
+            chunk: bytes = message.get("body", b"")
+            if chunk:
+                yield chunk
+            if not message.get("more_body"):
+                return
 
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """The whole body, inflated when its first bytes say so (the encoding header lies), within the limit."""

@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 
 from blocks_network.backoff import Backoff
-from blocks_network.server.access.authorizer import Bits
 from blocks_network.server.access.keysets import Keyset, Keysets
+from blocks_network.server.access.permissions import Bits
 from blocks_network.server.access.tokens import CapabilityTokens
-from blocks_network.server.bus import Bus, Draft
+from blocks_network.server.bus import Bus, BusFull, Draft
 from blocks_network.server.store.outbox import OutboxMessage
 from blocks_network.server.tasks.ledger import Outgoing
 from blocks_network.server.tasks.leases import Fleet
@@ -191,7 +191,7 @@ class Courier:
         if drafts:
             try:
                 await self._bus.publish_all(drafts)
-            except (OSError, RuntimeError) as fault:
+            except (BusFull, OSError, RuntimeError) as fault:
                 self._failures += 1
                 log.error("%d messages about tasks were not published, trying again: %s", len(drafts), fault)
                 return False

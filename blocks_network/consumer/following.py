@@ -1,0 +1,256 @@
+"""The inside of a session: how a task is followed, from the first event to the end of its last open stream."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blocks_network.consumer.callbacks import Timer
+from blocks_network.consumer.catchup import Past, read_history
+from blocks_network.consumer.delivery import Delivery
+from blocks_network.consumer.feed import Feed
+from blocks_network.consumer.link import Link, Role
+from blocks_network.consumer.record import TaskRecord
+from blocks_network.consumer.streams import SessionStreams
+from blocks_network.errors import AccessDeniedError, BlocksError, SessionClosedError
+from blocks_network.transport.pubnub import PubNubKeys
+from blocks_network.wire.timetokens import ALL_CACHED
+
+if TYPE_CHECKING:
+    from pubnub.pubnub import PubNub
+
+__all__ = ["Following", "SessionFacts"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFacts:
+    """What the network said when the session was made. `own_keyset`: the task lives on the client's keyset."""
+
+    task_id: str
+    owner_id: str
+    keys: PubNubKeys
+    channel: str
+    agent_name: str = ""
+    read_token: str | None = None
+    idempotent: bool = False
+    queued: bool = False
+    push_config_id: str | None = None
+    role: Role = "consumer"
+    own_keyset: bool = True
+
+
+class Following:
+    """State of one session, guarded by `changed`. Two ways to begin: `follow` a living task, `conclude` a dead one.
+
+    The end as a story: the terminal is recorded; when everybody was told, `_settled` notes it and wakes the waiters;
+    open streams drain, within a window; then the feed stops. `close` takes the short way, at any time.
+    """
+
+    def __init__(self, facts: SessionFacts, link: Link, *, auto_drain: bool, drain_window_s: float) -> None:
+        self.facts, self.link = facts, link
+        self._auto_drain, self._drain_window_s = auto_drain, drain_window_s
+        self.changed = threading.Condition(threading.Lock())
+        self.streams = SessionStreams(
+            task_id=facts.task_id,
+            agent_name=facts.agent_name,
+            owner_id=facts.owner_id,
+            keys=facts.keys,
+            terminal_state=self.terminal_state,
+            drained=self._drained,
+        )
+        self.record = TaskRecord(facts.task_id, self.streams.announced)
+        self.delivery = Delivery(self.record, self.changed, link.callbacks, self._settled)
+        self.token = facts.read_token
+        self.ended = False
+        """The terminal is known, and everybody was told."""
+        self.closed = False
+        self.abandoned = False
+        """Closed by the user, or born closed: not by the task's end."""
+        self._feed: Feed | None = None
+        self._pubnub: PubNub | None = None
+        self._drain_timer: Timer | None = None
+        self._recalling = threading.Lock()
+        self._unread_end: str | None = None
+        self._cut_off: Exception | None = None
+
+    def remember(self, past: list[Past]) -> int:
+        """Takes a channel's history; returns the cursor from which to read on."""
+        with self.changed:
+            for message in past:
+                self.record.add(message.payload, message.timetoken)
+        return past[-1].timetoken if past else ALL_CACHED
+
+    def follow(self, cursor: int) -> None:
+        """Reads the task's channel from `cursor` on, in the background. What it meets is told to the session."""
+        feed = Feed(
+            self.pubnub(),
+            self.facts.channel,
+            self,
+            self.link,
+            task_id=self.facts.task_id,
+            role=self.facts.role,
+            cursor=cursor,
+            renewed=self._renewed,
+        )
+        with self.changed:
+            if self.closed:
+                return
+            self._feed = feed
+        feed.start()
+
+    def conclude(self, state: str, *, closed: bool) -> None:
+        """The task is over already. `closed`: nothing was read yet; its history will be, when somebody asks."""
+        with self.changed:
+            if closed:
+                self.closed = self.abandoned = True
+                self._unread_end = state
+                return
+            if self.record.terminal is None:
+                self.record.end(state)
+            self.ended = True
+            self.changed.notify_all()
+
+    def recall(self) -> None:
+        """Reads the history of a task that was over when the session was made; once, at the first use."""
+        if self._unread_end is None:
+            return
+        with self._recalling:
+            state = self._unread_end
+            if state is None:
+                return
+            try:
+                past = self.reading(lambda pubnub: read_history(pubnub, self.facts.channel))
+            except BlocksError as fault:
+                log.warning("the history of task %s cannot be read: %s", self.facts.task_id, fault)
+                past = []
+            self.remember(past)
+            with self.changed:
+                if self.record.terminal is None:
+                    self.record.end(state)
+                self.ended = True
+                self._unread_end = None
+                self.changed.notify_all()
+
+    def state(self) -> str | None:
+        return self._unread_end or self.record.state
+
+    def terminal_state(self) -> str | None:
+        """The state in which the task has ended, None before."""
+        with self.changed:
+            return self._unread_end or (self.record.state if self.record.terminal is not None else None)
+
+    def accept(self, payload: Any, timetoken: int) -> None:
+        """An event arrived."""
+        with self.changed:
+            if self.closed or not self.record.add(payload, timetoken):
+                return
+            if self.record.crowded():
+                self.record.forget(self.delivery.oldest_needed())
+            self.changed.notify_all()
+        self.delivery.wake()
+
+    def hampered(self, fault: Exception) -> None:
+        self.delivery.report(fault, "subscription")
+
+    def cut_off(self, fault: Exception) -> None:
+        with self.changed:
+            self._cut_off = fault
+            self.changed.notify_all()
+        self.delivery.report(fault, "subscription")
+
+    def pubnub(self) -> PubNub:
+        """This session's own PubNub client, with a token that reads its channel. BlocksError when there is none."""
+        with self.changed:
+            if self._pubnub is not None:
+                return self._pubnub
+        if self.token is None:
+            self._renewed(self.link.read_token(self.facts.task_id, self.facts.role).token)
+        client = self.link.session_pubnub(self.facts.keys, self.token, own_keyset=self.facts.own_keyset)
+        with self.changed:
+            if self._pubnub is None:
+                self._pubnub = client
+            return self._pubnub
+
+    def reading(self, attempt: Callable[[PubNub], T]) -> T:
+        """What `attempt` reads with the session's client; once more under a new token when the old one has ended."""
+        client = self.pubnub()
+        try:
+            return attempt(client)
+        except AccessDeniedError:
+            token = self.link.read_token(self.facts.task_id, self.facts.role).token
+        client.set_token(token)
+        self._renewed(token)
+        return attempt(client)
+
+    def unwaitable(self) -> bool:
+        """With the lock held: nothing is left to wait for."""
+        return self.closed or self.link.destroyed or self._cut_off is not None
+
+    def raise_unwaitable(self) -> None:
+        """With the lock held: says why a wait ended, if it did not just time out."""
+        task = f"task {self.facts.task_id}"
+        if self.closed:
+            raise SessionClosedError(f"the session of {task} was closed before its end", task_id=self.facts.task_id)
+        if self.link.destroyed:
+            raise SessionClosedError(f"the client of {task} was destroyed before its end", task_id=self.facts.task_id)
+        if self._cut_off is not None:
+            raise SessionClosedError(
+                f"the events of {task} cannot be read: {self._cut_off}",
+                task_id=self.facts.task_id,
+                hint="the task itself goes on; connect to it again",
+            ) from self._cut_off
+
+    def notice_destroyed(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """By the user: no callback begins any more, and no drain."""
+        with self.changed:
+            self.abandoned = self.abandoned or not self.ended
+        self._end()
+        self.delivery.clear()
+
+    def _settled(self) -> None:
+        with self.changed:
+            if self.ended or self.closed or self.record.terminal is None or not self.delivery.idle:
+                return
+            self.ended = True
+            self.changed.notify_all()
+        if not self._auto_drain:
+            self._end()
+            return
+        if self.streams.pending:
+            timer = self.link.callbacks.later(self._drain_window_s, self._end)
+            with self.changed:
+                self._drain_timer = timer
+        self._drained()
+
+    def _drained(self) -> None:
+        if self.ended and not self.streams.pending:
+            self._end()
+
+    def _end(self) -> None:
+        """Idempotent. Streams before the feed: their readers finish with what they have."""
+        with self.changed:
+            if self.closed:
+                return
+            self.closed = True
+            feed, timer, pubnub = self._feed, self._drain_timer, self._pubnub
+            self.changed.notify_all()
+        if timer is not None:
+            timer.cancel()
+        self.streams.end_all()
+        if feed is not None:
+            feed.stop()
+        if pubnub is not None:
+            self.link.release_pubnub(pubnub)
+
+    def _renewed(self, token: str) -> None:
+        self.token = token

@@ -1,0 +1,192 @@
+"""Publish, fire and signal: a message comes in, is checked, stored, and becomes visible."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from blocks_network.server.access.authorizer import Bits, Need
+from blocks_network.server.access.keysets import Keyset
+from blocks_network.server.bus import Bus, Draft, Kind
+from blocks_network.server.gateway.names import PRESENCE
+from blocks_network.server.gateway.rates import PublishRates
+from blocks_network.server.gateway.reply import Refusal, Reply, bad_request
+from blocks_network.server.gateway.request import Request
+
+if TYPE_CHECKING:
+    from blocks_network.server.gateway.app import Gateway
+
+__all__ = ["Options", "Publishing", "is_json", "routes"]
+
+CUSTOM_TYPE = re.compile(r"[A-Za-z0-9_-]{3,50}")
+TTL_MAX_HOURS = 24 * 366 * 100
+_skim = msgspec.json.Decoder(msgspec.Raw)
+
+
+def routes(gateway: Gateway) -> None:
+    publishing = gateway.publishing = Publishing(gateway)
+    path = "/publish/{pub}/{sub}/0/{channel}/0"
+    gateway.add("POST", path, publishing.publish_body, service="Publish", operation="publish")
+    gateway.add("GET", path + "/{json}", publishing.publish_path, service="Publish", operation="publish")
+    signal = "/signal/{pub}/{sub}/0/{channel}/0/{json}"
+    gateway.add("GET", signal, publishing.signal, service="Publish", operation="signal")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The parameters of a publish, checked."""
+
+    meta: bytes | None
+    stored: bool
+    ttl_hours: int | None
+    custom_type: str | None
+    fire: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Options:
+        """400 for a parameter that is malformed."""
+        query = request.query
+        meta = query.get("meta")
+        raw_meta = meta.encode("utf-8") if meta else None
+        if raw_meta is not None and not is_json(raw_meta):
+            raise bad_request("Invalid meta", "Publish")
+        custom_type = query.get("custom_message_type") or None
+        if custom_type is not None and CUSTOM_TYPE.fullmatch(custom_type) is None:
+            raise bad_request("Invalid custom_message_type", "Publish")
+        stored = query.get("store") != "0"
+        # the sync client says "true" or "false" for a publish; only a fire says "1"
+        fire = not stored and query.get("norep") == "1"
+        ttl_hours = request.number("ttl", high=TTL_MAX_HOURS)
+        return cls(raw_meta, stored, ttl_hours, custom_type, fire)
+
+
+class Publishing:
+    """Takes messages in. Also used by whatever else lets a client publish (file events)."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._bus: Bus = gateway.bus
+        self._rates = PublishRates(gateway.limits.publishes_per_s)
+
+    async def publish_body(self, request: Request, keyset: Keyset) -> Reply:
+        self.check_key(request.pieces[1], keyset)
+        limit = self._gateway.limits.message_bytes
+        try:
+            payload = await request.body(limit)
+        except Refusal as refusal:
+            if refusal.reply.status != 413:
+                raise
+            self._refuse("Message Too Large", 413)
+        channel = self.allow(request, keyset, request.text(4), payload)
+        return await self._take(request, keyset, channel, payload, limit)
+
+    async def publish_path(self, request: Request, keyset: Keyset) -> Reply:
+        self.check_key(request.pieces[1], keyset)
+        channel = self.allow(request, keyset, request.text(4), b"")
+        payload = unquote_to_bytes(request.pieces[6])
+        return await self._take(request, keyset, channel, payload, self._gateway.limits.message_bytes)
+
+    async def signal(self, request: Request, keyset: Keyset) -> Reply:
+        self.check_key(request.pieces[1], keyset)
+        channel = self.allow(request, keyset, request.text(4), b"")
+        payload = unquote_to_bytes(request.pieces[6])
+        self._check(payload, self._gateway.limits.signal_bytes)
+        options = Options.of(request)
+        draft = Draft(
+            keyset.subscribe_key,
+            channel,
+            payload,
+            request.uuid,
+            kind=Kind.SIGNAL,
+            custom_type=options.custom_type,
+            stored=False,
+        )
+        return await self.deliver(draft)
+
+    def check_key(self, publish_key: bytes, keyset: Keyset) -> None:
+        """Refuses a publish key that is not the keyset's."""
+        if publish_key != keyset.publish_key.encode():
+            self._refuse("Invalid Key", 400)
+
+    def allow(self, request: Request, keyset: Keyset, channel: str, body: bytes) -> str:
+        """The channel, when its name can be published to and the request may; the token's rate is charged."""
+        if (
+            not channel
+            or len(channel) > self._gateway.limits.name_bytes
+            or PRESENCE in channel  # an envelope there must have a shape that only presence events have
+            or "*" in channel
+            or "," in channel
+            or not channel.isprintable()
+        ):
+            self._refuse("Invalid Channel", 400)
+        grant = self._gateway.authorize(request, keyset, (Need(channel, Bits.WRITE),), body)
+        self._rates.take(grant.token_id if grant is not None else f"{request.client}/{request.uuid}")
+        return channel
+
+    async def _take(self, request: Request, keyset: Keyset, channel: str, payload: bytes, limit: int) -> Reply:
+        self._check(payload, limit)
+        options = Options.of(request)
+        draft = Draft(
+            keyset.subscribe_key,
+            channel,
+            payload,
+            request.uuid,
+            options.meta,
+            custom_type=options.custom_type,
+            stored=options.stored,
+            ttl_hours=options.ttl_hours,
+        )
+        return await self.deliver(draft, fire=options.fire)
+
+    async def deliver(self, draft: Draft, *, fire: bool = False) -> Reply:
+        """Asks who intercepts, publishes, and answers as for a publish. A fire is heard by interceptors alone."""
+        for prefix, interceptor in self._gateway.interceptors.items():
+            if draft.channel.startswith(prefix):
+                answered = await interceptor(draft)
+                if answered is not None:
+                    return Reply(answered.status, answered.body)
+        timetoken = self._bus.now() if fire else await self._bus.publish(draft)
+        return Reply(200, b'[1,"Sent","%d"]' % timetoken)
+
+    def _check(self, payload: bytes, limit: int) -> None:
+        if len(payload) > limit:
+            self._refuse("Message Too Large", 413)
+        if not is_json(payload):
+            self._refuse("Invalid JSON", 400)
+
+    def _refuse(self, message: str, status: int) -> NoReturn:
+        body = b'[0,"%b","%d"]' % (message.encode(), self._bus.now())
+        raise Refusal(Reply(status, body), message.lower().replace(" ", "_"))
+
+
+def is_json(text: bytes) -> bool:
+    """Whether the text is one JSON value in UTF-8. NaN and infinities are none; half a surrogate pair is tolerated."""
+    try:
+        if not text.isascii():
+            text.decode("utf-8")
+        _skim.decode(text)
+    except UnicodeDecodeError:
+        return False
+    except RecursionError:  # deeper than anybody could read
+        return False
+    except msgspec.DecodeError:
+        return b"\\u" in text and _is_odd_json(text)
+    return True
+
+
+def _is_odd_json(text: bytes) -> bool:
+    """The quick check refuses what the Python client may write: an escaped surrogate without its other half."""
+    try:
+        json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(name)

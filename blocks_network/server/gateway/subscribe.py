@@ -1,0 +1,128 @@
+"""Subscribe v2: a handshake, or a long poll from a cursor on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from blocks_network.server.access.keysets import Keyset
+from blocks_network.server.bus import Message
+from blocks_network.server.gateway.envelope import Envelopes, answer_body
+from blocks_network.server.gateway.names import Names
+from blocks_network.server.gateway.polls import Filter, Poll, Selection
+from blocks_network.server.gateway.reply import Reply, bad_request
+from blocks_network.server.gateway.request import Request
+
+if TYPE_CHECKING:
+    from blocks_network.server.gateway.app import Gateway
+
+__all__ = ["Subscribing", "routes"]
+
+HEARTBEAT_MAX_S = 24 * 3600
+
+
+def routes(gateway: Gateway) -> None:
+    subscribing = Subscribing(gateway)
+    gateway.add("GET", "/v2/subscribe/{sub}/{channels}/0", subscribing.subscribe, service="Subscribe")
+
+
+class Subscribing:
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway, self._bus, self._limits = gateway, gateway.bus, gateway.limits
+        self._envelopes = Envelopes()
+
+    async def subscribe(self, request: Request, keyset: Keyset) -> Reply | Poll:
+        key = keyset.subscribe_key
+        names = self._names(request, key)
+        grant = self._gateway.authorize(request, keyset, names.needs())
+        passes = _compiled(request.query.get("filter-expr", ""), self._limits.filter_chars)
+        cursor = request.number("tt", 0) or 0
+        if not cursor:
+            cursor = await self._bus.current()  # before the join, so that its event is among what follows
+            self._join(request, key, names)
+            return Reply(200, answer_body(cursor, ()))
+        self._join(request, key, names)
+        selection = Selection(names, passes, self._limits.messages_per_answer, self._envelopes)
+        envelopes, stopped_at = await self._late(key, selection, cursor)
+        if envelopes or self._gateway.polls.releasing or not request.query.get("tr"):
+            # without a region it is a first request with a time of the client's choosing: it waits to be connected
+            return Reply(200, answer_body(self._bus.now() if stopped_at is None else stopped_at, envelopes))
+        poll = Poll(self._gateway.polls, key, selection, grant, request.client)
+        self._gateway.polls.hold(poll)
+        return poll
+
+    def _names(self, request: Request, key: str) -> Names:
+        groups = request.query_names("channel-group")
+        channels = request.names(3)
+        if len(channels) > self._limits.channels_per_request or len(groups) > self._limits.groups_per_request:
+            raise bad_request("Too many channels", "Subscribe")
+        names = Names(channels, groups, self._members_of(key))
+        if not names:
+            raise bad_request("No channels", "Subscribe")
+        return names
+
+    def _members_of(self, key: str) -> Callable[[str], Iterable[str]]:
+        groups = self._gateway.groups
+        if groups is None:
+            return lambda group: ()
+        return lambda group: groups.channels_of(key, group)
+
+    async def _late(self, key: str, selection: Selection, cursor: int) -> tuple[list[bytes], int | None]:
+        """What is above the cursor already. Without a cursor to stop at, it was all."""
+        names, limit = selection.names, self._limits.messages_per_answer
+        while True:
+            messages = await self._above(key, names, cursor, limit + 1)
+            envelopes, stopped_at = selection.choose(messages)
+            if stopped_at is None and len(messages) > limit:
+                stopped_at = messages[-1].timetoken
+            if envelopes or stopped_at is None:
+                return envelopes, stopped_at
+            cursor = stopped_at  # a whole page was filtered out
+
+    async def _above(self, key: str, names: Names, cursor: int, limit: int) -> list[Message]:
+        prefixes = names.prefixes() if names.wildcards else ()
+        found = self._bus.tail(key, names.heard(), prefixes, after=cursor, limit=limit)
+        if found is None:
+            found = await self._bus.catch_up(key, list(names.heard()), prefixes, after=cursor, limit=limit)
+        return found
+
+    def _join(self, request: Request, key: str, names: Names) -> None:
+        """The uuid is present where it listens; an open poll alone does not keep it so."""
+        channels = names.joined()
+        if not (request.uuid and channels):
+            return
+        timeout_s = request.number("heartbeat", high=HEARTBEAT_MAX_S)
+        state = self._state(request, names) if "state" in request.query else None
+        self._gateway.presence.touch(key, channels, request.uuid, timeout_s=timeout_s or None, state=state)
+
+    def _state(self, request: Request, names: Names) -> dict[str, dict[str, Any]]:
+        """State by channel; what was given for a group holds for its members."""
+        text = request.query["state"]
+        if len(text) > self._limits.state_bytes:
+            raise bad_request("State too large", "Subscribe")
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            raise bad_request("Invalid state", "Subscribe") from None
+        if not (isinstance(given, dict) and all(isinstance(state, dict) for state in given.values())):
+            raise bad_request("Invalid state", "Subscribe")
+        by_group = {channel: given[group] for channel, group in names.members.items() if group in given}
+        return {**by_group, **given}
+
+
+def _compiled(text: str, longest: int) -> Filter | None:
+    """None for no filter; 400 for one that is too long or malformed."""
+    if not text.strip():
+        return None
+    if len(text) > longest:
+        raise bad_request("Filter too long", "Subscribe")
+    return _compile(text)
+
+
+@lru_cache(maxsize=1024)
+def _compile(text: str) -> Filter:
+    from blocks_network.server.gateway.filters import compile_filter
+
+    return compile_filter(text)

@@ -1,0 +1,211 @@
+"""blocks-run as a person at a terminal meets it: processes, streams, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks_network.server.node import Node
+
+BLOCKS_RUN = [sys.executable, "-m", "blocks_network"]
+
+
+def clean_env(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BLOCKS_", "LOG_LEVEL"))}
+    return {**kept, **more}
+
+
+def blocks_run(*arguments: str, cwd: Path, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*BLOCKS_RUN, *arguments],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=clean_env(**env),
+        check=False,
+    )
+
+
+def test_one_task_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
+    done = blocks_run("--handler", "echo", "--local", "--task", "Hello", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Echoed request: Hello\n"), done.stderr
+    shown = done.stderr.splitlines()
+    assert [line.split()[0] for line in shown] == ["progress", "artifact", "terminal"], done.stderr
+
+
+def test_adder(tmp_path: Path) -> None:
+    done = blocks_run("--handler", "adder", "--local", "--task", '{"a": 2, "b": 40}', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sum"] == 42
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    done = blocks_run("--handler", "echo", "--local", "--task", "Hi", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["type"] for line in lines] == ["progress", "artifact", "terminal", "result"]
+    result = lines[-1]
+    assert result["state"] == "completed"
+    assert result["taskId"] == lines[0]["taskId"]
+    assert result["artifacts"][0]["text"] == "Echoed request: Hi"
+
+
+def test_a_task_from_a_file_and_from_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text("from a file", encoding="utf-8")
+    assert blocks_run("--local", "--task", "@page.txt", cwd=tmp_path).stdout == "Echoed request: from a file\n"
+    assert blocks_run("--local", "--task", "-", cwd=tmp_path, stdin="piped").stdout == "Echoed request: piped\n"
+
+
+def test_a_function_of_ones_own_with_a_file_and_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "size.py").write_text(
+        "def size(task, ctx):\n"
+        "    data = ctx.download_input_artifact(task.request_parts[0])\n"
+        "    return {'artifacts': [{'data': str(len(data)), 'fileName': 'size.txt'}]}\n"
+    )
+    (tmp_path / "in.bin").write_bytes(bytes(range(256)) * 10)
+    done = blocks_run("--handler", "size.py:size", "--local", "--file", "in.bin", "--out", "results/here", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (tmp_path / "results" / "here" / "size.txt").read_text() == "2560"
+
+
+def test_the_card_of_the_working_directory(tmp_path: Path) -> None:
+    card = {
+        "identity": {"agentName": "carded", "displayName": "C", "description": "d", "version": "1"},
+        "runtime": {"handler": "./work.py"},
+    }
+    (tmp_path / "agent-card.json").write_text(json.dumps(card))
+    (tmp_path / "work.py").write_text("def handler(task, ctx=None):\n    return 'by card'\n")
+    done = blocks_run("--local", "--task", "go", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "by card\n"), done.stderr
+
+
+FAULTS: list[tuple[str, list[str], int, str]] = [
+    ("unknown handler", ["--handler", "ech", "--local"], 2, "Unknown handler 'ech'"),
+    ("syntax error", ["--handler", "broken.py:f", "--local"], 2, "broken.py is no valid Python"),
+    ("no such function", ["--handler", "good.py:g", "--local"], 2, "'g' not found in good.py"),
+    ("no such file", ["--handler", "gone.py:f", "--local"], 2, "handler file not found: gone.py"),
+    ("no such task file", ["--local", "--task", "@missing"], 2, "there is no file missing"),
+    ("no such part", ["--local", "--task", "a", "--file", "missing"], 2, "there is no such file"),
+    ("no key", ["--handler", "echo"], 2, "BLOCKS_API_KEY is not set"),
+    ("out without a task", ["--local", "--out", "x"], 2, "--out is about a task"),
+    ("a wrong number", ["--local", "--task", "a", "--timeout", "soon"], 2, "invalid number of seconds value"),
+    ("raises", ["--handler", "good.py:raises", "--local", "--task", "a"], 1, "failed: this went wrong"),
+    ("nonsense", ["--handler", "good.py:nonsense", "--local", "--task", "a"], 1, "the handler returned int"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+def test_a_fault_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "good.py").write_text(
+        "def f(task): return 'ok'\n"
+        "def raises(task): raise ValueError('this went wrong')\n"
+        "def nonsense(task): return 5\n"
+    )
+    done = blocks_run(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert done.stdout == ""
+    if code == 2:
+        assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_key(blocks_node: Node, tmp_path: Path) -> None:
+    done = blocks_run(
+        "--handler", "echo", cwd=tmp_path, BLOCKS_CDM_URL=blocks_node.cdm_url, BLOCKS_API_KEY="bk_not_this_one"
+    )
+    assert done.returncode in (2, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bk_not_this_one" not in done.stderr
+    assert done.stderr.strip()
+
+
+def test_a_configuration_that_is_html(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Html(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<html>welcome</html>")
+
+        def log_message(self, *_: Any) -> None:
+            return None
+
+    server = HTTPServer(("127.0.0.1", 0), Html)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/config.json"
+        done = blocks_run("--handler", "echo", cwd=tmp_path, BLOCKS_CDM_URL=url, BLOCKS_API_KEY="bk_x")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode in (2, 3)
+    assert "text/html, not with a JSON document" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_network_at_all(tmp_path: Path) -> None:
+    done = blocks_run(
+        "--handler", "echo", cwd=tmp_path, BLOCKS_CDM_URL="http://127.0.0.1:9/config.json", BLOCKS_API_KEY="bk_x"
+    )
+    assert done.returncode == 3, done.stderr
+    assert "127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_out_of_time(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("def slow(task, ctx): ctx.cancel_event.wait(30)\n")
+    done = blocks_run("--handler", "slow.py:slow", "--local", "--task", "a", "--timeout", "0.5", cwd=tmp_path)
+    assert done.returncode == 124, done.stderr
+    assert "not done within 0.5 s" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_agent_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    agent = subprocess.Popen(
+        [*BLOCKS_RUN, "--handler", "echo", "--local"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_env(),
+    )
+    assert agent.stderr is not None
+    for line in agent.stderr:
+        if "running (press Ctrl+C to stop)" in line:
+            break
+    agent.send_signal(number)
+    out, err = agent.communicate(timeout=20)
+    assert (agent.returncode, out) == (0, ""), err
+    assert "[agent] stopped" in err
+
+
+def test_an_interrupted_task(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("def slow(task, ctx): ctx.cancel_event.wait(30)\n")
+    task = subprocess.Popen(
+        [*BLOCKS_RUN, "--handler", "slow.py:slow", "--local", "--task", "a"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_env(),
+    )
+    assert task.stderr is not None
+    for line in task.stderr:
+        if "running" in line:
+            break
+    task.send_signal(signal.SIGINT)
+    _, err = task.communicate(timeout=20)
+    assert task.returncode == 130, err
+    assert "Traceback" not in err
