@@ -27,7 +27,7 @@ from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.config import NodeConfig
 from blocks_network.server.datadir import DataDirectory, Identity
-from blocks_network.server.gateway import actions, files, grants, groups, history, presence, publish, subscribe
+from blocks_network.server.gateway import actions, files, grants, groups, history, presence, publish, subscribe, time
 from blocks_network.server.gateway.app import Gateway
 from blocks_network.server.gateway.request import Receive, Scope, Send
 from blocks_network.server.metrics import CONTENT_TYPE, Metrics
@@ -126,7 +126,7 @@ class Network:
 
     def _open_gateway(self, tokens: CapabilityTokens) -> None:
         """Every operation of the PubNub protocol that this network serves."""
-        for operations in (publish, subscribe, presence, groups, history, actions):
+        for operations in (time, publish, subscribe, presence, groups, history, actions):
             operations.routes(self.gateway)
         grants.routes(self.gateway, tokens)
         files.routes(self.gateway, self.blobs)

@@ -1,12 +1,12 @@
 """Agent cards: what an agent says about itself, checked as a whole and read through accessors.
 
 A card is a plain JSON object and stays one; unknown keys are allowed everywhere. Cards of earlier releases call the
-section `tags` `skills`: it is read as tags.
+section `tags` `skills`: it is read as tags, and `card_warnings` says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "agent_name",
     "card_faults",
     "card_summary",
+    "card_warnings",
     "consumer_key_required",
     "description",
     "display_name",
@@ -34,6 +35,12 @@ TASK_KINDS = ("request", "pipe")
 STREAM_DIRECTIONS = ("outbound", "inbound", "bidirectional")
 STREAM_FORMATS = ("bytes", "events")
 STREAM_AFFINITIES = ("dedicated", "shared")
+NAME_MAX_CHARS = 128
+"""Of an agent, a tag, a part and a stream: channel names and answers are made of them."""
+ENTRIES_MAX = 64
+"""Tags, inputs, outputs and streams, each: more than a reader of a card takes in, and few enough to list all faults."""
+NUMBER_MAX = 1_000_000_000
+WHOLE_MAX_DIGITS = 18
 RUNTIME_NUMBERS = {"concurrency": 0, "expectedInstances": 1, "maxPendingBacklog": 0, "maxRunningTimeSec": 1}
 """The whole numbers of `runtime`, each with its lowest value; concurrency 0 is "no limit"."""
 
@@ -68,6 +75,14 @@ def card_faults(card: object) -> list[CardFault]:
     return check.faults
 
 
+def card_warnings(card: Mapping[str, Any]) -> list[str]:
+    """What still works in a card and should be changed, a sentence each."""
+    if "skills" not in card:
+        return []
+    ignored = "; it is ignored beside tags" if "tags" in card else ""
+    return [f"the section skills is deprecated: rename it to tags{ignored}"]
+
+
 class _Checker:
     """Collects faults; each method returns the value when it is usable, so that checks can go on below it."""
 
@@ -95,8 +110,10 @@ class _Checker:
         if not isinstance(value, list):
             self.fault(f"{at}{key}", _kind(value), "a list is expected")
             return []
+        if len(value) > ENTRIES_MAX:
+            self.fault(f"{at}{key}", f"{len(value)} entries", f"at most {ENTRIES_MAX} are allowed")
         found = []
-        for index, item in enumerate(value):
+        for index, item in enumerate(value[:ENTRIES_MAX]):
             path = f"{at}{key}[{index}]"
             if isinstance(item, Mapping):
                 found.append((path, item))
@@ -117,6 +134,13 @@ class _Checker:
         self.fault(f"{at}{key}", _kind(value), why or "a text is expected")
         return None
 
+    def name(self, parent: Mapping[str, Any], key: str, at: str, *, why: str) -> str | None:
+        """A required text of at most NAME_MAX_CHARS."""
+        value = self.text(parent, key, at, required=True, why=why)
+        if value is not None and len(value) > NAME_MAX_CHARS:
+            self.fault(f"{at}{key}", f"{len(value)} characters", f"at most {NAME_MAX_CHARS} are allowed")
+        return value
+
     def of_type(self, parent: Mapping[str, Any], key: str, at: str, kind: type, word: str) -> None:
         value = parent.get(key)
         if value is not None and not isinstance(value, kind):
@@ -127,7 +151,7 @@ class _Checker:
         if value is None and not required:
             return
         if value not in among:
-            what = "missing" if value is None else repr(value)
+            what = "missing" if value is None else _shown(value)
             self.fault(f"{at}{key}", what, f"one of {', '.join(among)} is expected")
 
 
@@ -143,18 +167,22 @@ def _kind(value: object) -> str:
     return next((word for kind, word in names if isinstance(value, kind)), type(value).__name__)
 
 
+def _shown(value: object) -> str:
+    """A value as it stands in a fault; long ones are cut."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _check_identity(check: _Checker, card: Mapping[str, Any]) -> None:
-    if "identity" not in card:
+    if card.get("identity") is None:
         check.fault("identity", "missing", "it holds the agent's name")
         return
     identity = check.section(card, "identity")
     if not isinstance(card["identity"], Mapping):
         return
-    name = check.text(identity, "agentName", "identity.", required=True, why="an agent needs a name")
+    name = check.name(identity, "agentName", "identity.", why="an agent needs a name")
     if name is not None and not is_agent_name(name):
-        check.fault("identity.agentName", repr(name), "only letters, digits and _ are allowed (a hyphen is not)")
-    elif name is not None and len(name) > 128:
-        check.fault("identity.agentName", f"{len(name)} characters", "at most 128 are allowed")
+        check.fault("identity.agentName", _shown(name), "only letters, digits and _ are allowed (a hyphen is not)")
     for key in ("displayName", "description", "version"):
         check.text(identity, key, "identity.")
 
@@ -169,15 +197,15 @@ def _check_capabilities(check: _Checker, card: Mapping[str, Any]) -> None:
         if not isinstance(kinds, list) or not kinds:
             check.fault(f"{at}taskKinds", "empty" if kinds == [] else _kind(kinds), "a list with a kind is expected")
             continue
-        for index, kind in enumerate(kinds):
+        for index, kind in enumerate(kinds[:ENTRIES_MAX]):
             if kind not in TASK_KINDS:
-                check.fault(f"{at}taskKinds[{index}]", repr(kind), f"one of {', '.join(TASK_KINDS)} is expected")
+                check.fault(f"{at}taskKinds[{index}]", _shown(kind), f"one of {', '.join(TASK_KINDS)} is expected")
 
 
 def _check_tags(check: _Checker, card: Mapping[str, Any]) -> None:
     section = "tags" if "tags" in card else "skills"
     for path, tag in check.items(card, section):
-        check.text(tag, "id", f"{path}.", required=True, why="agents are found by it")
+        check.name(tag, "id", f"{path}.", why="agents are found by it")
         check.text(tag, "name", f"{path}.")
         check.text(tag, "description", f"{path}.")
         check.of_type(tag, "examples", f"{path}.", list, "a list")
@@ -192,8 +220,8 @@ def _check_runtime(check: _Checker, card: Mapping[str, Any]) -> None:
         if value is None:
             continue
         number = _whole(value)
-        if number is None or number < low:
-            check.fault(f"runtime.{key}", repr(value), f"a whole number of at least {low} is expected")
+        if number is None or not low <= number <= NUMBER_MAX:
+            check.fault(f"runtime.{key}", _shown(value), f"a whole number from {low} to {NUMBER_MAX} is expected")
 
 
 def _whole(value: object) -> int | None:
@@ -204,8 +232,9 @@ def _whole(value: object) -> int | None:
         return value
     if isinstance(value, float):
         return int(value) if value.is_integer() else None
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        return int(value)
+    if isinstance(value, str):
+        digits = value.strip()
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= WHOLE_MAX_DIGITS else None
     return None
 
 
@@ -214,9 +243,9 @@ def _check_io(check: _Checker, card: Mapping[str, Any]) -> None:
     for key in ("inputs", "outputs"):
         seen: set[str] = set()
         for path, item in check.items(section, key, "io."):
-            name = check.text(item, "id", f"{path}.", required=True, why="a part is matched by it")
+            name = check.name(item, "id", f"{path}.", why="a part is matched by it")
             if name is not None and name in seen:
-                check.fault(f"{path}.id", repr(name), "another entry has this id already")
+                check.fault(f"{path}.id", _shown(name), "another entry has this id already")
             elif name is not None:
                 seen.add(name)
             check.text(
@@ -229,7 +258,12 @@ def _check_io(check: _Checker, card: Mapping[str, Any]) -> None:
 
 def _check_streams(check: _Checker, card: Mapping[str, Any]) -> None:
     declared = check.section(card, "streams")
-    for name, stream in declared.items():
+    if len(declared) > ENTRIES_MAX:
+        check.fault("streams", f"{len(declared)} entries", f"at most {ENTRIES_MAX} are allowed")
+    for name, stream in list(declared.items())[:ENTRIES_MAX]:
+        if not name or len(name) > NAME_MAX_CHARS:
+            check.fault("streams", _shown(name), f"a stream's name has 1 to {NAME_MAX_CHARS} characters")
+            continue
         at = f"streams.{name}"
         if not isinstance(stream, Mapping):
             check.fault(at, _kind(stream), "an object is expected")
@@ -243,7 +277,8 @@ def _check_streams(check: _Checker, card: Mapping[str, Any]) -> None:
 def _check_rest(check: _Checker, card: Mapping[str, Any]) -> None:
     encryption = check.section(check.section(card, "security"), "encryption", "security.")
     check.of_type(encryption, "consumerKeyRequired", "security.encryption.", bool, "true or false")
-    check.of_type(card, "services", "", (Mapping if not isinstance(card.get("services"), list) else list), "an object")
+    if not isinstance(card.get("services"), list):  # cards in the wild have either
+        check.of_type(card, "services", "", Mapping, "an object or a list")
     extensions = check.section(card, "extensions")
     blocks = check.section(extensions, "blocks", "extensions.")
     check.of_type(blocks, "strictInputs", "extensions.blocks.", bool, "true or false")
@@ -328,8 +363,7 @@ def runtime_number(card: Mapping[str, Any], key: str) -> int | None:
 
 def public_view(card: Mapping[str, Any]) -> dict[str, Any]:
     """The card as others see it: without `runtime`, and with `tags` under that name."""
-    drop: Callable[[str], bool] = {"runtime", "skills"}.__contains__ if "tags" not in card else {"runtime"}.__contains__
-    view = {key: value for key, value in card.items() if not drop(key)}
+    view = {key: value for key, value in card.items() if key not in ("runtime", "skills")}
     if "skills" in card and "tags" not in card:
         view["tags"] = tags(card)
     return view

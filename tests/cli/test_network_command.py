@@ -137,9 +137,12 @@ def test_a_signal_answers_waiting_polls(blocks_network: Commands) -> None:
             answers.append(client.get(address))
             token = _grant_reading(client, said["baseUrl"], keys, "room")
             address = f"{said['baseUrl']}/v2/subscribe/{keys['subscribeKey']}/room/0"
-            start = client.get(address, params={"tt": "0", "uuid": "me", "auth": token}).json()["t"]["t"]
+            asked = {"uuid": "me", "auth": token}
+            cursor = client.get(address, params={**asked, "tt": "0"}).json()["t"]
             waiting.set()
-            answers.append(client.get(address, params={"tt": start, "uuid": "me", "auth": token}, timeout=DEADLINE_S))
+            answers.append(
+                client.get(address, params={**asked, "tt": cursor["t"], "tr": cursor["r"]}, timeout=DEADLINE_S)
+            )
 
     waiting = threading.Event()
     reader = threading.Thread(target=poll, name="a-waiting-poll", daemon=True)

@@ -134,7 +134,7 @@ def test_nobody_waits_for_a_node_that_stops() -> None:
         path = f"/v2/subscribe/{keyset.subscribe_key}/room/0"
         asked = {"uuid": "me", "auth": token}
         cursor = httpx.get(f"{node.base_url}{path}", params={**asked, "tt": "0"}).json()["t"]["t"]
-        poll = httpx.Request("GET", f"{node.base_url}{path}", params={**asked, "tt": cursor})
+        poll = httpx.Request("GET", f"{node.base_url}{path}", params={**asked, "tt": cursor, "tr": "1"})
         connection = socket.create_connection(("127.0.0.1", node.port))
         connection.sendall(b"GET " + poll.url.raw_path + b" HTTP/1.1\r\nhost: t\r\n\r\n")
         httpx.get(f"{node.base_url}/healthz")  # a later request is answered, so the poll has been read

@@ -9,9 +9,10 @@ from functools import partial
 
 from blocks_network.server.bus import Draft
 from blocks_network.server.limits import Limits
+from blocks_network.server.store.tasks import TaskRecord
 from blocks_network.server.tasks.dispatch import control_draft
 from blocks_network.server.tasks.ledger import Ledger
-from blocks_network.server.tasks.life import ON_AN_INSTANCE, Effect, rule_for
+from blocks_network.server.tasks.life import ON_AN_INSTANCE, Effect, Rule, rule_for
 from blocks_network.server.tasks.live import LiveTask, Outcome
 from blocks_network.server.tasks.overseer import OUTCOMES, Overseer
 from blocks_network.server.tasks.refusals import TaskRefusal
@@ -34,9 +35,7 @@ class Control:
 
     def ask(self, task: LiveTask, method: str, caller: str) -> None:
         """CancelTask, PauseTask, ResumeTask, RetryTask or TerminateTask. TaskRefusal where the state forbids it."""
-        rule = rule_for(method, task.state)
-        if rule.effect is Effect.REFUSE:
-            raise TaskRefusal(rule.code, rule.text, details={"taskId": task.task_id, "state": task.state})
+        rule = self._allowed(task, method)
         if task.closing is not None or rule.effect is Effect.NOTHING:
             return
         if method == "CancelTask" and task.ending != "cancel":
@@ -52,6 +51,16 @@ class Control:
             self._ask_to_end(task, method, caller, self._limits.cancel_grace_s)
         else:
             self._tell(task, method, caller=caller)
+
+    def refuse_ended(self, record: TaskRecord, method: str) -> None:
+        """TaskRefusal where the method makes no sense for a task that has ended."""
+        self._allowed(record, method)
+
+    def _allowed(self, record: TaskRecord, method: str) -> Rule:
+        rule = rule_for(method, record.state)
+        if rule.effect is Effect.REFUSE:
+            raise TaskRefusal(rule.code, rule.text, details={"taskId": record.task_id, "state": record.state})
+        return rule
 
     def assigned(self, task: LiveTask) -> None:
         """A pipe task's time begins when it is first given to an instance, not while it waits for one."""

@@ -70,9 +70,7 @@ class TaskTokens:
         }
         return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels)
 
-    def read(
-        self, keys: Keyset, channel: str, *, duration_minutes: int | None, max_running_s: int | None
-    ) -> ReadGrant:
+    def read(self, keys: Keyset, channel: str, *, duration_minutes: int | None, max_running_s: int | None) -> ReadGrant:
         """For a reader of the task: its events and files."""
         needed = duration_minutes if duration_minutes is not None else math.ceil((max_running_s or 0) / 60)
         minutes = _bounded(max(READ_MINUTES, needed + SPARE_MINUTES if needed else 0))

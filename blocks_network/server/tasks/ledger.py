@@ -101,6 +101,12 @@ class Ledger:
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="blocks-task-ledger")
 
+    async def begin(self) -> None:
+        """Stores the cursor that everything from now on counts from."""
+        cursor = self._cursor()
+        await self._database.write(lambda connection: tasks.write_cursor(connection, CURSOR, cursor))
+        self._saved_cursor = cursor
+
     async def stop(self) -> None:
         """Writes what there is, then ends."""
         self._ending = True

@@ -106,6 +106,16 @@ class Overseer:
         self.living[task.task_id] = task
         task.fleet.users += 1
 
+    def restore(self, task: LiveTask) -> None:
+        """A task of a run before: back where its row says that it was."""
+        self.add(task)
+        if task.state in ON_AN_INSTANCE and task.instance_id is not None:
+            instance = self._fleets.expect(task.fleet, task.instance_id)
+            lease = instance.give(task.task_id, pipe=task.task_kind == "pipe", turn=task.fleet.next_turn())
+            lease.started_ms = task.started_at_ms if task.state != "assigned" else None
+        elif task.not_before_ms is None:
+            task.fleet.queue(task.task_id, task)
+
     def drop(self, task: LiveTask) -> None:
         """The task was not stored after all: as if it had never been."""
         self._remove(task)

@@ -10,9 +10,7 @@ from blocks_network.server.tasks.leases import Instance
 __all__ = ["choose"]
 
 
-def choose(
-    instances: Iterable[Instance], now_ms: int, state_of: Callable[[str], Mapping[str, Any]]
-) -> Instance | None:
+def choose(instances: Iterable[Instance], now_ms: int, state_of: Callable[[str], Mapping[str, Any]]) -> Instance | None:
     """The instance with the smallest share of its places taken, among equals the one that waited longest.
 
     Only instances that are present, have connected, did not refuse just now and have a place. None when there is none.

@@ -108,7 +108,7 @@ def _check_inputs(wanted: Wanted, card: Mapping[str, Any], agent_name: str) -> N
     sole = next(iter(declared)) if len(declared) == 1 else None
     faults, given = [], set()
     for index, part in enumerate(wanted.parts):
-        part_id = part.get("partId", sole)
+        part_id = part.get("partId") or sole
         if part_id is None:
             faults.append(f"requestParts[{index}] has no partId, and the agent has inputs {', '.join(declared)}")
         elif part_id not in declared:

@@ -1,0 +1,361 @@
+"""The task service: tasks taken, shown and steered. The front of this folder; what moves a task on is in overseer.py."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, Protocol
+
+from blocks_network.server.access.keysets import Keysets
+from blocks_network.server.access.principal import Principal
+from blocks_network.server.access.tokens import CapabilityTokens
+from blocks_network.server.bus import Answered, Bus, Draft
+from blocks_network.server.limits import Limits
+from blocks_network.server.presence import Presence
+from blocks_network.server.store import tasks as store
+from blocks_network.server.store.database import Database
+from blocks_network.server.store.providers import Provider
+from blocks_network.server.store.tasks import KeyClaim, TaskRecord
+from blocks_network.server.tasks.control import Control
+from blocks_network.server.tasks.directory import Directory
+from blocks_network.server.tasks.dispatch import Courier, ReadGrant, TaskTokens
+from blocks_network.server.tasks.fleets import Fleets
+from blocks_network.server.tasks.gate import Gate
+from blocks_network.server.tasks.ledger import Kept, Ledger
+from blocks_network.server.tasks.life import shown_state
+from blocks_network.server.tasks.live import LiveTask
+from blocks_network.server.tasks.overseer import Overseer
+from blocks_network.server.tasks.recovery import recover
+from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params, task_not_found
+from blocks_network.server.tasks.request import Wanted, check_against_card
+from blocks_network.server.tasks.retries import RetryPolicy
+from blocks_network.server.tasks.timers import Timers
+from blocks_network.server.tasks.views import list_filter, next_cursor, task_view
+from blocks_network.wire import cards
+from blocks_network.wire.channels import task_channel
+
+__all__ = ["CONTROL_METHODS", "TaskService", "Uploads"]
+
+CONTROL_METHODS = ("CancelTask", "PauseTask", "ResumeTask", "RetryTask", "TerminateTask")
+PROVIDERS_TOO = frozenset({"TerminateTask"})
+"""What the agent's own organisation may do to a task that another one sent."""
+
+
+class Uploads(Protocol):
+    """Files that were uploaded before the task: what SendMessage's `uploadSessionId` stands for."""
+
+    async def take(self, session_id: str, *, org_id: str, agent_name: str) -> Mapping[str, Mapping[str, Any]]:
+        """Part id to artifact reference. LookupError for a session that is unknown, another tenant's or agent's."""
+
+
+class TaskService:
+    """Belongs to the event loop that `start` ran on; database, bus and presence run already then.
+
+    `clock` gives Unix seconds. Refusals are TaskRefusal.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        bus: Bus,
+        presence: Presence,
+        keysets: Keysets,
+        capability_tokens: CapabilityTokens,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+        uploads: Uploads | None = None,
+    ) -> None:
+        self._database, self._bus, self._keysets, self._limits = database, bus, keysets, limits
+        self._uploads = uploads
+        self.timers = Timers(clock)
+        self._directory = Directory(database, clock)
+        self._tokens = TaskTokens(capability_tokens, clock)
+        self._overseer = Overseer(tokens=self._tokens, timers=self.timers)
+        self._courier = Courier(bus, keysets, lambda message_ids: self._ledger.delivered(message_ids))
+        self._ledger = Ledger(database, cursor=lambda: self._overseer.cursor, now=bus.now, committed=self._courier.push)
+        self._fleets = Fleets(
+            presence=presence,
+            keysets=keysets,
+            timers=self.timers,
+            concurrency_of=self._directory.concurrency_of,
+            lost=self._overseer.lost,
+            freed=self._overseer.pump,
+        )
+        self._control = Control(overseer=self._overseer, ledger=self._ledger, timers=self.timers, limits=limits)
+        self._overseer.connect(self._ledger, self._fleets, self._control)
+        self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
+        self._claims: dict[tuple[str, str], asyncio.Future[str]] = {}
+        self._serial = itertools.count(secrets.randbits(16))
+        self._unfollow: Callable[[], None] | None = None
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Recovers what a run before has left, then goes on with it."""
+        unsent, sent, self._unfollow = await recover(
+            database=self._database,
+            bus=self._bus,
+            keysets=self._keysets,
+            overseer=self._overseer,
+            fleets=self._fleets,
+            control=self._control,
+        )
+        self._ledger.start()
+        self._courier.start()
+        self._fleets.start()
+        self.timers.start()
+        self._courier.push(unsent)
+        self._ledger.delivered(sent)
+        await self._ledger.begin()
+
+    async def stop(self) -> None:
+        """First nothing new is decided, then what was decided is written, published, and noted as published."""
+        self.timers.stop()
+        await self._fleets.stop()
+        await self._ledger.flush()
+        await self._courier.stop()
+        if self._unfollow is not None:
+            self._unfollow()
+            self._unfollow = None
+        await self._ledger.stop()
+
+    async def intercept(self, draft: Draft) -> Answered | None:
+        """For the gateway, on channels that start with `u.`: keeps back what must not follow (see gate.py)."""
+        return await self._gate(draft)
+
+    def agent_changed(self, agent_name: str) -> None:
+        """The agent's registry entry is another one now, or gone."""
+        self._directory.changed(agent_name)
+
+    def instance_connected(self, agent_name: str, agent_id: str, instance_id: str) -> None:
+        """An instance has connected: what it said then holds from now on."""
+        self._directory.changed(agent_name)
+        self._fleets.connected(agent_id, instance_id)
+
+    # --- SendMessage ---
+
+    async def send(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes a task; when this returns it is stored and will reach a terminal, whatever dies."""
+        wanted = Wanted.from_params(params, self._limits)
+        provider = await self._provider_for(wanted.agent_name, principal)
+        has_stream = check_against_card(wanted, provider)
+        if wanted.upload_session_id is not None:
+            await self._attach_uploads(wanted, principal)
+        if wanted.idempotency_key is None:
+            return await self._take(principal, wanted, provider, has_stream, None)
+        key = (principal.user_id, wanted.idempotency_key)
+        first = self._claims.get(key)
+        if first is not None:
+            return await self._existing(await asyncio.shield(first), principal)
+        claim: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._claims[key] = claim
+        try:
+            answer = await self._take(principal, wanted, provider, has_stream, wanted.idempotency_key)
+        except BaseException as fault:
+            claim.set_exception(fault if isinstance(fault, Exception) else TaskRefusal("Canceled", "the call ended"))
+            claim.exception()  # nobody has to be waiting
+            raise
+        else:
+            claim.set_result(answer["taskId"])
+            return answer
+        finally:
+            del self._claims[key]
+
+    async def _provider_for(self, agent_name: str, principal: Principal) -> Provider:
+        provider = await self._directory.provider(agent_name)
+        if provider is None or (provider.listing == "private" and provider.org_id != principal.org_id):
+            raise TaskRefusal(
+                "AgentNotFound",
+                f"there is no agent {agent_name!r}; check the name, and that the agent is registered",
+                details={"agentName": agent_name},
+            )
+        if provider.forced_offline:
+            raise TaskRefusal("AgentOffline", f"agent {agent_name} was taken offline by the network's operator")
+        return provider
+
+    async def _attach_uploads(self, wanted: Wanted, principal: Principal) -> None:
+        """Puts the references of uploaded files back into their parts."""
+        session_id = wanted.upload_session_id or ""
+        refs: Mapping[str, Mapping[str, Any]] | None = None
+        if self._uploads is not None:
+            try:
+                refs = await self._uploads.take(session_id, org_id=principal.org_id, agent_name=wanted.agent_name)
+            except LookupError:
+                refs = None
+        if refs is None:
+            raise TaskRefusal("UploadSessionUnknown", f"there is no upload session {session_id!r} for this agent")
+        for part in wanted.parts:
+            ref = refs.get(part.get("partId") or "")
+            if ref is not None and part.get("text") is None and part.get("artifactRef") is None:
+                part["artifactRef"] = dict(ref)
+
+    async def _take(
+        self, principal: Principal, wanted: Wanted, provider: Provider, has_stream: bool, key: str | None
+    ) -> dict[str, Any]:
+        if len(self._overseer.living) >= self._limits.living_tasks:
+            raise TaskRefusal("NetworkBusy", "the network has as many tasks as it takes; send again later")
+        task = self._new_task(principal, wanted, provider, has_stream)
+        then = self._overseer.admit(task, _max_backlog(provider, self._limits))
+        claim = None if key is None else KeyClaim(principal.user_id, key, task.task_id, task.created_at_ms)
+        state = shown_state(task.state)
+        stored = self._ledger.insert(task, claim, then)
+        try:
+            kept = await asyncio.shield(stored)
+        except asyncio.CancelledError:
+            # the caller has gone; the task is taken all the same, unless the database refuses it
+            stored.add_done_callback(partial(self._abandoned, task))
+            raise
+        except Exception:
+            self._overseer.drop(task)
+            raise
+        if kept.task_id != task.task_id:
+            self._overseer.drop(task)
+            return await self._existing(kept.task_id, principal)
+        return self._answer(task, state, cursor=kept.cursor)
+
+    def _abandoned(self, task: LiveTask, stored: asyncio.Future[Kept]) -> None:
+        if stored.cancelled() or stored.exception() is not None or stored.result().task_id != task.task_id:
+            self._overseer.drop(task)
+
+    def _new_task(self, principal: Principal, wanted: Wanted, provider: Provider, has_stream: bool) -> LiveTask:
+        now_ms = self.timers.now_ms()
+        keys = self._keysets.for_billing(provider.billing_mode)  # type: ignore[arg-type]  # checked at registration
+        task_id = f"task-{now_ms:012x}{next(self._serial) % 0x10000:04x}{secrets.token_hex(6)}"
+        claims = {"sub": principal.user_id, "org": principal.org_id}
+        return LiveTask(
+            task_id=task_id,
+            org_id=principal.org_id,
+            owner_id=wanted.owner_id or principal.user_id,
+            agent_id=provider.agent_id,
+            agent_name=provider.agent_name,
+            provider_org_id=provider.org_id,
+            keyset=keys.name,
+            billing_mode=provider.billing_mode,
+            task_kind=wanted.task_kind,
+            request=json.dumps({"requestParts": wanted.parts, "callerClaims": claims}, ensure_ascii=False),
+            duration_minutes=wanted.duration,
+            max_running_s=_max_running_s(provider),
+            has_stream=has_stream,
+            consumer_public_key=wanted.consumer_public_key,
+            retry_policy=None if wanted.policy is None else wanted.policy.to_text(),
+            warnings=json.dumps(wanted.warnings) if wanted.warnings else None,
+            created_at_ms=now_ms,
+            updated_at_ms=now_ms,
+            keys=keys,
+            fleet=self._fleets.of(provider.agent_id, keys),
+            policy=wanted.policy or RetryPolicy(),
+            channel=task_channel(task_id, principal.org_id),
+        )
+
+    async def _existing(self, task_id: str, principal: Principal) -> dict[str, Any]:
+        """The answer for a key that has its task already."""
+        record = await self._find(task_id, principal)
+        return self._answer(record, shown_state(record.state), idempotent=True)
+
+    def _answer(
+        self, record: TaskRecord, state: str, *, idempotent: bool = False, cursor: int | None = None
+    ) -> dict[str, Any]:
+        grant = self._grant(record)
+        keys = self._keysets.by_name(record.keyset)
+        blocks: dict[str, Any] = {
+            "readToken": grant.token,
+            "streamChannels": {"status": grant.channel},
+            "subscribeKey": keys.subscribe_key,
+            "publishKey": keys.publish_key,
+        }
+        if cursor is not None:
+            blocks["cursor"] = str(cursor)
+        answer: dict[str, Any] = {"taskId": record.task_id, "state": state, "extensions": {"blocks": blocks}}
+        if idempotent:
+            answer["idempotent"] = True
+        if state == "queued":
+            answer["queued"] = True
+        return answer
+
+    # --- reading ---
+
+    async def get(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """`{"task": ...}`; unknown and foreign tasks are refused alike."""
+        return {"task": task_view(await self._find(_task_id(params), principal))}
+
+    async def list(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
+        """`{"tasks", "next"?, "totalCount"}`, newest first: what the caller's organisation sent, and what its agents
+        got."""
+        wanted = list_filter(params, principal.org_id, self._limits.tasks_per_page)
+        await self._ledger.flush()
+        records, total = await self._database.read(partial(store.page, wanted=wanted))
+        answer: dict[str, Any] = {"tasks": [task_view(record) for record in records], "totalCount": total}
+        if records and len(records) == wanted.limit:
+            answer["next"] = next_cursor(records[-1])
+        return answer
+
+    async def read_grant(self, principal: Principal, task_id: str, role: Literal["consumer", "provider"]) -> ReadGrant:
+        """A token for a task's channel. TaskRefusal `TaskNotFound`, also when the caller is not what `role` says."""
+        record = await self._find(task_id, principal)
+        side = record.org_id if role == "consumer" else record.provider_org_id
+        if side != principal.org_id:
+            raise task_not_found(task_id)
+        return self._grant(record)
+
+    def _grant(self, record: TaskRecord) -> ReadGrant:
+        return self._tokens.read(
+            self._keysets.by_name(record.keyset),
+            task_channel(record.task_id, record.org_id),
+            duration_minutes=record.duration_minutes,
+            max_running_s=record.max_running_s,
+        )
+
+    async def _find(self, task_id: str, principal: Principal) -> TaskRecord:
+        record: TaskRecord | None = self._overseer.living.get(task_id)
+        if record is None:
+            await self._ledger.flush()
+            record = await self._database.read(partial(store.find, task_id=task_id))
+        if record is None or principal.org_id not in (record.org_id, record.provider_org_id):
+            raise task_not_found(task_id)
+        return record
+
+    # --- steering ---
+
+    async def control(self, principal: Principal, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """One of CONTROL_METHODS. `{"taskId", "state"}`: the state at this moment; the wish is stored."""
+        task_id = _task_id(params)
+        record = await self._find(task_id, principal)
+        if principal.org_id != record.org_id and method not in PROVIDERS_TOO:
+            raise TaskRefusal("Forbidden", f"only the organisation that sent the task may call {method}")
+        task = self._overseer.living.get(task_id)
+        if task is not None:
+            self._control.ask(task, method, principal.user_id)
+            await self._ledger.flush()
+            record = task
+        else:
+            self._control.refuse_ended(record, method)
+        return {"taskId": task_id, "state": shown_state(record.state)}
+
+
+def _task_id(params: Mapping[str, Any]) -> str:
+    task_id = params.get("taskId")
+    if not isinstance(task_id, str) or not task_id:
+        raise invalid_params("taskId is missing")
+    return task_id
+
+
+def _max_backlog(provider: Provider, limits: Limits) -> int:
+    """What the instances said last, else the card, else the network's own bound."""
+    told = provider.scaling.get("maxPendingBacklog")
+    if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
+        return told
+    carded = cards.runtime_number(provider.card, "maxPendingBacklog")
+    return limits.backlog_tasks if carded is None else carded
+
+
+def _max_running_s(provider: Provider) -> int | None:
+    told = provider.scaling.get("maxRunningTimeSec")
+    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+        return told
+    return cards.runtime_number(provider.card, "maxRunningTimeSec")
