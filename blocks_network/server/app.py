@@ -27,7 +27,7 @@ from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.config import NodeConfig
 from blocks_network.server.datadir import DataDirectory, Identity
-from blocks_network.server.gateway import actions, files, grants, groups, history, presence, publish, subscribe, time
+from blocks_network.server.gateway import actions, files, grants, groups, presence
 from blocks_network.server.gateway.app import Gateway
 from blocks_network.server.gateway.request import Receive, Scope, Send
 from blocks_network.server.metrics import CONTENT_TYPE, Metrics
@@ -125,8 +125,8 @@ class Network:
         self._ready = False
 
     def _open_gateway(self, tokens: CapabilityTokens) -> None:
-        """Every operation of the PubNub protocol that this network serves."""
-        for operations in (time, publish, subscribe, presence, groups, history, actions):
+        """The operations that the gateway does not bring itself."""
+        for operations in (groups, presence, actions):
             operations.routes(self.gateway)
         grants.routes(self.gateway, tokens)
         files.routes(self.gateway, self.blobs)

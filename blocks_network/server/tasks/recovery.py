@@ -59,8 +59,8 @@ async def recover(
         overseer.restore(task)
     unsent, sent = await _unsent(bus, keysets, outbox)
     overseer.positions = max((message.position for message in outbox), default=0)
-    for message in unsent:
-        _mark_closing(overseer, message)
+    for leaving in unsent:
+        _mark_closing(overseer, leaving)
     overseer.cursor = now if cursor is None else cursor
     if cursor is not None:
         await _replay(bus, overseer)
