@@ -42,8 +42,8 @@ class Network:
         card = card or derive_card(name or _name_of(handler), None, None, None)
         agent_name = name or str(card["identity"]["agentName"])
         if register:
-            price = {"price_per_task": 1.0} if billing_mode == "paid" else {}
-            register_agent(self.base_url, self.api_key, card, billing_mode=billing_mode, **price)
+            price = 1.0 if billing_mode == "paid" else None
+            register_agent(self.base_url, self.api_key, card, billing_mode=billing_mode, price_per_task=price)
         handle = start_agent_instance(
             AgentInstanceOptions(
                 card=card,
