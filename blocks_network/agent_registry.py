@@ -1,5 +1,14 @@
 """The registry of agents."""
 
+from blocks_network.api.instances import (
+    AgentCard,
+    AgentScaling,
+    ConnectAgentOptions,
+    ConnectAgentResult,
+    OutputAgentCard,
+    RegistryAuditEvent,
+    connect_agent,
+)
 from blocks_network.api.registry import (
     AgentEntry,
     AgentRegistryResult,
@@ -13,8 +22,15 @@ from blocks_network.api.registry import (
 )
 
 __all__ = [
+    "AgentCard",
     "AgentEntry",
     "AgentRegistryResult",
+    "AgentScaling",
+    "ConnectAgentOptions",
+    "ConnectAgentResult",
+    "OutputAgentCard",
+    "RegistryAuditEvent",
+    "connect_agent",
     "fetch_agent_registry",
     "fetch_agents_by_listing",
     "fetch_agents_by_tag",

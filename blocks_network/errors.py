@@ -3,6 +3,8 @@
     BlocksError
     |- ConfigurationError (ValueError)       a value is missing or wrong: key, URL, card, option
     |  `- HandlerLoadError                   a handler's module, function or card cannot be loaded
+    |- CredentialsMissingError               no API key, token endpoint or token provider where one is needed
+    |    (KeyError, RuntimeError)
     |- TransportError (RuntimeError)         the network was not reached, or did not answer in its own language
     |  `- AccessDeniedError                  the network refused a token
     |- ApiError (RuntimeError)               the network answered with an error of its own: `status`, `code`
@@ -33,6 +35,7 @@ __all__ = [
     "BlocksError",
     "ConfigurationError",
     "HandlerLoadError",
+    "CredentialsMissingError",
     "TransportError",
     "AccessDeniedError",
     "ApiError",
@@ -72,6 +75,10 @@ class ConfigurationError(BlocksError, ValueError):
 
 class HandlerLoadError(ConfigurationError):
     """A handler's module, function, registry file or card cannot be loaded."""
+
+
+class CredentialsMissingError(BlocksError, KeyError, RuntimeError):
+    """A call needs an identity and none was given. Nothing was sent."""
 
 
 class TransportError(BlocksError, RuntimeError):

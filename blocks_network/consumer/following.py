@@ -116,13 +116,26 @@ class Following:
             self.ended = True
             self.changed.notify_all()
 
+    @property
+    def task_id(self) -> str:
+        return self.facts.task_id
+
+    def note_state(self, state: str | None) -> None:
+        """What the network said of a task before its events were read."""
+        with self.changed:
+            self.record.state = state
+
     def recall(self) -> None:
-        """Reads the history of a task that was over when the session was made; once, at the first use."""
-        if self._unread_end is None:
+        """Reads the history of a task that was over when the session was made; once, at the first use.
+
+        SessionClosedError in a forked child, where neither locks nor connections can be used.
+        """
+        self.link.check_process()
+        if not self._unread():
             return
         with self._recalling:
-            state = self._unread_end
-            if state is None:
+            state = self._unread()
+            if not state:
                 return
             try:
                 past = self.reading(lambda pubnub: read_history(pubnub, self.facts.channel))
@@ -136,6 +149,10 @@ class Following:
                 self.ended = True
                 self._unread_end = None
                 self.changed.notify_all()
+
+    def _unread(self) -> str | None:
+        """The state in which the task ended, while its history was not read."""
+        return self._unread_end
 
     def state(self) -> str | None:
         return self._unread_end or self.record.state
@@ -211,7 +228,9 @@ class Following:
             self.changed.notify_all()
 
     def close(self) -> None:
-        """By the user: no callback begins any more, and no drain."""
+        """By the user: no callback begins any more, and no drain. Nothing in a forked child: it is the parent's."""
+        if self.link.forked:
+            return
         with self.changed:
             self.abandoned = self.abandoned or not self.ended
         self._end()

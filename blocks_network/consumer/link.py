@@ -35,10 +35,12 @@ class Link:
         self,
         caller: Caller | None,
         *,
+        token_caller: Caller | None = None,
         anon_fingerprint: str | None = None,
         create_session_pubnub: Callable[[], PubNub] | None = None,
     ) -> None:
         self._caller = caller
+        self._token_caller = token_caller or caller
         self._anon_fingerprint = anon_fingerprint
         self._create_session_pubnub = create_session_pubnub
         self._process = os.getpid()
@@ -71,6 +73,13 @@ class Link:
         make_ready(caller.auth)
         return caller
 
+    def ready_token_caller(self) -> Caller:
+        """`ready_caller` for read tokens, which a service may ask for under another identity than it calls with."""
+        self.caller()
+        assert self._token_caller is not None
+        make_ready(self._token_caller.auth)
+        return self._token_caller
+
     def control(self, method: str, task_id: str) -> None:
         """CancelTask, TerminateTask, ..."""
         tasks.task_control(self.ready_caller(), method, task_id)
@@ -79,15 +88,19 @@ class Link:
         """Permission to read a task's channel, as whoever this client is."""
         if self._anon_fingerprint is not None:
             return tokens.anonymous_read_token(self.caller(), task_id, self._anon_fingerprint)
-        return tokens.task_read_token(self.ready_caller(), task_id, role)
+        return tokens.task_read_token(self.ready_token_caller(), task_id, role)
 
     def session_pubnub(self, keys: PubNubKeys, token: str | None, *, own_keyset: bool) -> PubNub:
         """A PubNub client for one session: sessions must not share one, their tokens differ."""
         if self._create_session_pubnub is not None and own_keyset:
-            client = self._create_session_pubnub()
-            if token:
-                client.set_token(token)
-            return client
+            try:
+                client = self._create_session_pubnub()
+                if token:
+                    client.set_token(token)
+            except Exception:  # users' code: its fault must not hide a task that was sent
+                log.exception("create_session_pubnub failed; the session gets a PubNub client of ours")
+            else:
+                return client
         return make_client(keys, user_id=f"blocks-task-{secrets.token_hex(6)}", token=token)
 
     def release_pubnub(self, client: PubNub) -> None:
@@ -111,9 +124,14 @@ class Link:
         for session in sessions:
             session.notice_destroyed()
 
+    @property
+    def forked(self) -> bool:
+        """True in a child process of the one that made the client."""
+        return os.getpid() != self._process
+
     def check_process(self) -> None:
         """Threads and connections do not survive a fork, so neither does a client."""
-        if os.getpid() != self._process:
+        if self.forked:
             raise SessionClosedError(
                 "this TaskClient was made in another process", hint="create a client after the fork, one per process"
             )

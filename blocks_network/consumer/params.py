@@ -46,7 +46,9 @@ class SendMessageParams:
         elif self.duration is not None:
             raise ConfigurationError("duration is for pipe tasks alone", hint="give task_kind='pipe'")
 
-    def to_wire(self, *, request_parts: list[Any], owner_id: str, billing_mode: str) -> dict[str, Any]:
+    def to_wire(
+        self, *, request_parts: list[Any], owner_id: str, billing_mode: str, upload_session_id: str | None = None
+    ) -> dict[str, Any]:
         """The `params` of SendMessage. Without an idempotency key of the caller's it gets one, so that a call whose
         answer was lost can be made again."""
         blocks = {
@@ -63,6 +65,8 @@ class SendMessageParams:
             "billingMode": billing_mode,
             "idempotencyKey": self.idempotency_key or f"sdk-{secrets.token_hex(16)}",
         }
+        if upload_session_id:
+            wire["uploadSessionId"] = upload_session_id
         if blocks:
             wire["extensions"] = {"blocks": blocks}
         if self.push_notification_config:

@@ -92,7 +92,7 @@ def _to_wire(part: object, upload: Uploader) -> Any:
 
 
 def _own_part(part: SendMessageRequestPart, upload: Uploader) -> dict[str, Any]:
-    wire = {"partId": part.part_id, "text": part.text, "contentType": part.content_type}
+    wire: dict[str, Any] = {"partId": part.part_id, "text": part.text, "contentType": part.content_type}
     if part.file is not None:
         del wire["text"]
         wire["artifactRef"] = _file_ref(part.file, part.part_id, part.file_name, part.content_type, upload)

@@ -79,6 +79,8 @@ class Limits:
     """Each is one uuid on one channel, about a kilobyte."""
     presence_timeout_s: int = 3_600
     """The longest timeout that a client can ask for."""
+    here_now_names: int = 100_000
+    """Names in one here-now answer, all its channels together; the numbers stay exact beyond."""
     filter_depth: int = 32
     """Parentheses and signs within each other in a filter expression."""
     channels_per_registration: int = 200

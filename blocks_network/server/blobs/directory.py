@@ -306,9 +306,7 @@ def _described(place: Path) -> Blob | None:
             said = json.loads(file.read(length))
         if said["size"] != whole - _TAIL.size - length:
             raise ValueError("not as long as its footer says")
-        return Blob(
-            said["folder"], said["id"], said["size"], said["sha256"], said["createdAtMs"], said["attributes"]
-        )
+        return Blob(said["folder"], said["id"], said["size"], said["sha256"], said["createdAtMs"], said["attributes"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, struct.error) as fault:

@@ -16,7 +16,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["MAX_TERMS_CHARS", "TermsRefused", "UploadTerms", "open_seal", "seal", "sign_download", "verify_download"]
+__all__ = [
+    "MAX_TERMS_CHARS",
+    "TermsRefused",
+    "UploadTerms",
+    "form_path",
+    "is_file_name",
+    "open_seal",
+    "seal",
+    "sign_download",
+    "verify_download",
+]
 
 MAX_TERMS_CHARS = 16 * 1024
 """Of a policy that comes back: names and attributes are far smaller."""
@@ -43,6 +53,16 @@ class UploadTerms:
     def blob_attributes(self) -> dict[str, str]:
         return {**self.attributes, "name": self.name, "contentType": self.content_type, "channel": self.channel}
 
+    def form_fields(self, subscribe_key: str, secret: str) -> list[tuple[str, str]]:
+        """The form's fields in their order; a client copies them, its file follows."""
+        policy, signature = self.sealed(secret)
+        return [
+            ("key", f"{subscribe_key}/{self.channel}/{self.blob_id}/{self.name}"),
+            ("Content-Type", self.content_type),
+            ("policy", policy),
+            ("signature", signature),
+        ]
+
     def sealed(self, secret: str) -> tuple[str, str]:
         """Policy and signature, as two fields of a form."""
         return seal(secret, "upload", asdict(self))
@@ -52,6 +72,20 @@ class UploadTerms:
         """TermsRefused when they do not hold (any more)."""
         said = open_seal(secret, "upload", policy, signature)
         return cls(**{each.name: said[each.name] for each in fields(cls) if each.name in said})
+
+
+def form_path(subscribe_key: str) -> str:
+    """Where forms are posted to. Without a query: clients drop it."""
+    return f"/v1/files/form/{subscribe_key}"
+
+
+def is_file_name(name: str, max_bytes: int) -> bool:
+    """Whether a file may be called so: one path component that can be printed and encoded."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return False
+    return 0 < size <= max_bytes and name not in (".", "..") and "/" not in name and name.isprintable()
 
 
 def seal(secret: str, purpose: str, said: Mapping[str, Any]) -> tuple[str, str]:

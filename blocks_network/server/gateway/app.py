@@ -22,7 +22,7 @@ How an operation is added (presence, groups, grants, actions, files do it in the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,7 +42,7 @@ from blocks_network.server.presence import Presence
 if TYPE_CHECKING:
     from blocks_network.server.access.authorizer import Authorizer, Grant
 
-__all__ = ["Gateway", "Groups", "Observe"]
+__all__ = ["Gateway", "Groups", "Observe", "Part"]
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +51,23 @@ Observe = Callable[[str, int, str, float], None]
 
 
 class Groups(Protocol):
-    """Channel groups, as subscribing needs them. Implemented by `gateway/groups.py`."""
+    """Channel groups, as subscribing needs them. Implemented by `gateway/memberships.py`."""
 
-    def channels_of(self, keyset: str, group: str) -> frozenset[str]:
-        """The members; empty for an unknown group. `keyset` is the subscribe key."""
+    def channels_of(self, keyset: str, group: str) -> Collection[str]:
+        """The members as they are now; empty for an unknown group. `keyset` is the subscribe key."""
 
     def on_change(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
         """Calls `changed(keyset, group)` in the loop after a group's members changed. Returns the way to stop."""
+
+
+class Part(Protocol):
+    """Something of an operation's own that lives as long as the gateway is open."""
+
+    async def start(self) -> None:
+        """The bus and presence have been started."""
+
+    async def stop(self) -> None:
+        """The bus still runs. May be repeated."""
 
 
 class Gateway:
@@ -87,6 +97,7 @@ class Gateway:
         self.publishing: publish.Publishing
         """Set by `publish.routes`; for other operations that let a client publish."""
         self._routes = Routes()
+        self._parts: list[Part] = []
         self._stops: list[Callable[[], None]] = []
         for operations in (publish, subscribe, history, time):
             operations.routes(self)
@@ -95,6 +106,8 @@ class Gateway:
 
     async def start(self) -> None:
         """Begins to hear the bus. The bus and presence have been started, and all routes are added."""
+        for part in self._parts:
+            await part.start()
         self._stops.append(self.bus.follow("", self.polls.deliver))
         if self.groups is not None:
             groups = self.groups
@@ -109,6 +122,8 @@ class Gateway:
     async def stop(self) -> None:
         """Releases, and hears the bus no more. The bus is stopped after it. May be repeated."""
         self.polls.release()
+        for part in reversed(self._parts):
+            await part.stop()
         for stop in self._stops:
             stop()
         self._stops.clear()
@@ -126,6 +141,10 @@ class Gateway:
         """Serves a path without a subscribe key; nothing was checked before the handler runs."""
         name = operation or getattr(handler, "__name__", service).strip("_")
         self._routes.add(method, pattern, Route(name, service, -1, open_handler=handler))
+
+    def own(self, part: Part) -> None:
+        """Starts and stops the part with the gateway, in the order of these calls and back."""
+        self._parts.append(part)
 
     def intercept(self, prefix: str, interceptor: Interceptor) -> None:
         """Asks the interceptor before a publish to a channel whose name begins with `prefix`."""

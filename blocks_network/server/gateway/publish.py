@@ -95,7 +95,7 @@ class Publishing:
         self.check_key(request.pieces[1], keyset)
         channel = self.allow(request, keyset, request.text(4), b"")
         payload = unquote_to_bytes(request.pieces[6])
-        self._check(payload, self._gateway.limits.signal_bytes)
+        self.check(payload, self._gateway.limits.signal_bytes)
         options = Options.of(request)
         draft = Draft(
             keyset.subscribe_key,
@@ -129,7 +129,7 @@ class Publishing:
         return channel
 
     async def _take(self, request: Request, keyset: Keyset, channel: str, payload: bytes, limit: int) -> Reply:
-        self._check(payload, limit)
+        self.check(payload, limit)
         options = Options.of(request)
         draft = Draft(
             keyset.subscribe_key,
@@ -153,7 +153,8 @@ class Publishing:
         timetoken = self._bus.now() if fire else await self._bus.publish(draft)
         return Reply(200, b'[1,"Sent","%d"]' % timetoken)
 
-    def _check(self, payload: bytes, limit: int) -> None:
+    def check(self, payload: bytes, limit: int) -> None:
+        """Refuses a message that is too large, or no JSON."""
         if len(payload) > limit:
             self._refuse("Message Too Large", 413)
         if not is_json(payload):

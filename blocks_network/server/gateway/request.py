@@ -64,6 +64,14 @@ class Request:
     def uuid(self) -> str:
         return self.query.get("uuid", "")
 
+    def header(self, name: str) -> str:
+        """A header's value, "" without it. `name` is in lower case."""
+        wanted = name.encode("latin-1")
+        for header, value in self.scope.get("headers", ()):
+            if header == wanted:
+                return bytes(value).decode("latin-1")
+        return ""
+
     def text(self, index: int) -> str:
         """The decoded path segment; 404 is the router's matter, so it must exist."""
         return self._decode(self.pieces[index])

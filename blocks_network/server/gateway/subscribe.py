@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import Message
 from blocks_network.server.gateway.envelope import Envelopes, answer_body
+from blocks_network.server.gateway.joins import joined, named
 from blocks_network.server.gateway.names import Names
 from blocks_network.server.gateway.polls import Filter, Poll, Selection
 from blocks_network.server.gateway.reply import Reply, bad_request
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from blocks_network.server.gateway.app import Gateway
 
 __all__ = ["Subscribing", "routes"]
-
-HEARTBEAT_MAX_S = 24 * 3600
 
 
 def routes(gateway: Gateway) -> None:
@@ -35,15 +32,15 @@ class Subscribing:
 
     async def subscribe(self, request: Request, keyset: Keyset) -> Reply | Poll:
         key = keyset.subscribe_key
-        names = self._names(request, key)
+        names = named(self._gateway, request, key, request.names(3))
         grant = self._gateway.authorize(request, keyset, names.needs())
         passes = _compiled(request.query.get("filter-expr", ""), self._limits.filter_chars)
         cursor = request.number("tt", 0) or 0
         if not cursor:
             cursor = await self._bus.current()  # before the join, so that its event is among what follows
-            self._join(request, key, names)
+            joined(self._gateway, request, key, names)
             return Reply(200, answer_body(cursor, ()))
-        self._join(request, key, names)
+        joined(self._gateway, request, key, names)
         selection = Selection(names, passes, self._limits.messages_per_answer, self._envelopes)
         envelopes, stopped_at = await self._late(key, selection, cursor)
         if envelopes or self._gateway.polls.releasing or not request.query.get("tr"):
@@ -52,22 +49,6 @@ class Subscribing:
         poll = Poll(self._gateway.polls, key, selection, grant, request.client)
         self._gateway.polls.hold(poll)
         return poll
-
-    def _names(self, request: Request, key: str) -> Names:
-        groups = request.query_names("channel-group")
-        channels = request.names(3)
-        if len(channels) > self._limits.channels_per_request or len(groups) > self._limits.groups_per_request:
-            raise bad_request("Too many channels", "Subscribe")
-        names = Names(channels, groups, self._members_of(key))
-        if not names:
-            raise bad_request("No channels", "Subscribe")
-        return names
-
-    def _members_of(self, key: str) -> Callable[[str], Iterable[str]]:
-        groups = self._gateway.groups
-        if groups is None:
-            return lambda group: ()
-        return lambda group: groups.channels_of(key, group)
 
     async def _late(self, key: str, selection: Selection, cursor: int) -> tuple[list[bytes], int | None]:
         """What is above the cursor already. Without a cursor to stop at, it was all."""
@@ -87,29 +68,6 @@ class Subscribing:
         if found is None:
             found = await self._bus.catch_up(key, list(names.heard()), prefixes, after=cursor, limit=limit)
         return found
-
-    def _join(self, request: Request, key: str, names: Names) -> None:
-        """The uuid is present where it listens; an open poll alone does not keep it so."""
-        channels = names.joined()
-        if not (request.uuid and channels):
-            return
-        timeout_s = request.number("heartbeat", high=HEARTBEAT_MAX_S)
-        state = self._state(request, names) if "state" in request.query else None
-        self._gateway.presence.touch(key, channels, request.uuid, timeout_s=timeout_s or None, state=state)
-
-    def _state(self, request: Request, names: Names) -> dict[str, dict[str, Any]]:
-        """State by channel; what was given for a group holds for its members."""
-        text = request.query["state"]
-        if len(text) > self._limits.state_bytes:
-            raise bad_request("State too large", "Subscribe")
-        try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            raise bad_request("Invalid state", "Subscribe") from None
-        if not (isinstance(given, dict) and all(isinstance(state, dict) for state in given.values())):
-            raise bad_request("Invalid state", "Subscribe")
-        by_group = {channel: given[group] for channel, group in names.members.items() if group in given}
-        return {**by_group, **given}
 
 
 def _compiled(text: str, longest: int) -> Filter | None:
