@@ -18,14 +18,23 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from blocks_network.errors import ConfigurationError, TransportError
 
-__all__ = ["POOL", "ConnectFailed", "ConnectionPool", "Interrupted", "Interruption", "Response", "TimedOut"]
+__all__ = [
+    "POOL",
+    "ConnectFailed",
+    "ConnectionPool",
+    "Interrupted",
+    "Interruption",
+    "Response",
+    "StreamedResponse",
+    "TimedOut",
+]
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +43,8 @@ MAX_IDLE_S = 20.0
 MAX_IDLE_PER_HOST = 64
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """Of an answer that is read whole. Downloads are streamed instead."""
+PIECE_BYTES = 256 * 1024
+"""What is read at once of an answer that is not read whole."""
 MAX_REDIRECTS = 3
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -65,6 +76,29 @@ class Response:
     def json(self) -> Any:
         """The parsed body; ValueError when it is not JSON."""
         return json.loads(self.content)
+
+
+class StreamedResponse:
+    """An answer whose content is still to be read: `status_code` and `headers` as of `Response`."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self._answer = answer
+        self.status_code: int = answer.status
+        self.headers = answer.headers
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content, once, in its order. TransportError when the connection ends before it does."""
+        declared = self._answer.length
+        left = declared
+        while piece := self._answer.read(PIECE_BYTES):
+            left = None if left is None else left - len(piece)
+            yield piece
+        if left:
+            raise http.client.IncompleteRead(b"", left)
+
+    def head(self, limit_bytes: int = 64 * 1024) -> bytes:
+        """At most that much of the content: what an error answer says."""
+        return self._answer.read(limit_bytes)
 
 
 class Interruption:
@@ -137,6 +171,39 @@ class ConnectionPool:
             url = urljoin(url, location)
         raise TransportError(f"{_shown(url)} redirects without end")
 
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        url: str,
+        *,
+        body: Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        connect_timeout_s: float = 10.0,
+        read_timeout_s: float = 120.0,
+    ) -> Iterator[StreamedResponse]:
+        """Sends a body piece by piece, and gives the answer to be read piece by piece. Nothing is held whole.
+
+        A `body` needs its Content-Length among the headers. `read_timeout_s` is for each step, not for the whole. Redirects
+        are not followed. Errors as of `request`, also from reading the answer; what the body's iterator raises comes
+        through, unless it is an OSError.
+        """
+        key, target = _addressed(url)
+        connection, proxied_target = self._take(key, target, connect_timeout_s)
+        with _faults_of(connection, url, read_timeout_s):
+            if connection.sock is not None:
+                connection.sock.settimeout(read_timeout_s)
+            try:
+                connection.request(method, proxied_target, body=body, headers=dict(headers or {}))
+            except (BrokenPipeError, ConnectionResetError) as fault:
+                log.debug("%s closed before the body was sent: %s", _shown(url), fault)  # it may have said why
+            answer = connection.getresponse()
+            yield StreamedResponse(answer)
+        if answer.isclosed() and not answer.will_close:
+            self._give_back(key, connection)
+        else:
+            connection.close()
+
     def close_idle(self) -> None:
         """Closes every connection that no request uses."""
         with self._lock:
@@ -164,33 +231,17 @@ class ConnectionPool:
         read_timeout_s: float,
         interruption: Interruption | None,
     ) -> Response:
-        parts = _split(url)
-        key = (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-        target = parts.path or "/"
-        if parts.query:
-            target = f"{target}?{parts.query}"
+        key, target = _addressed(url)
         payload = body.encode() if isinstance(body, str) else body
         connection, proxied_target = self._take(key, target, connect_timeout_s)
         watch = (interruption or Interruption()).watching(connection)
-        try:
-            with watch:
-                sock = connection.sock
-                if sock is not None:
-                    sock.settimeout(read_timeout_s)
-                connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
-                answer = connection.getresponse()
-                content = answer.read(MAX_ANSWER_BYTES + 1)
-        except TimeoutError as fault:
-            connection.close()
-            raise TimedOut(f"{_shown(url)} did not answer within {read_timeout_s:g} s") from fault
-        except (OSError, http.client.HTTPException) as fault:
-            connection.close()
-            if interruption is not None and interruption.interrupted:
-                raise Interrupted("the request was interrupted") from fault
-            raise TransportError(f"{_shown(url)}: connection lost ({fault or type(fault).__name__})") from fault
-        except BaseException:
-            connection.close()
-            raise
+        with _faults_of(connection, url, read_timeout_s, interruption), watch:
+            sock = connection.sock
+            if sock is not None:
+                sock.settimeout(read_timeout_s)
+            connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            content = answer.read(MAX_ANSWER_BYTES + 1)
         if len(content) > MAX_ANSWER_BYTES:
             connection.close()
             raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
@@ -262,6 +313,35 @@ def _notice_dead_peers(sock: socket.socket) -> None:
     for option, seconds_or_count in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):  # absent on some systems, whose own defaults then hold
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds_or_count)
+
+
+@contextmanager
+def _faults_of(
+    connection: http.client.HTTPConnection, url: str, read_timeout_s: float, interruption: Interruption | None = None
+) -> Iterator[None]:
+    """The one edge to the library's faults: each closes the connection and becomes an error of ours."""
+    try:
+        yield
+    except TimeoutError as fault:
+        connection.close()
+        raise TimedOut(f"{_shown(url)} did not answer within {read_timeout_s:g} s") from fault
+    except (OSError, http.client.HTTPException) as fault:
+        connection.close()
+        if interruption is not None and interruption.interrupted:
+            raise Interrupted("the request was interrupted") from fault
+        raise TransportError(f"{_shown(url)}: connection lost ({fault or type(fault).__name__})") from fault
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _addressed(url: str) -> tuple[tuple[str, str, int], str]:
+    """The peer (scheme, host, port) and what to ask it for."""
+    parts = _split(url)
+    target = parts.path or "/"
+    if parts.query:
+        target = f"{target}?{parts.query}"
+    return (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), target
 
 
 def _split(url: str) -> SplitResult:

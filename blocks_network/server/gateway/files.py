@@ -287,7 +287,8 @@ async def _while_heard(request: Request, first: bytes, chunks: AsyncIterator[byt
 
 
 def _refused(status: int, code: str, message: str) -> Refusal:
-    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>'
+    error = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'
     return Refusal(Reply(status, body.encode("utf-8", "replace"), "application/xml"), code)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks_network.server.access.authorizer import Bits, Need
 from blocks_network.server.access.keysets import Keyset
-from blocks_network.server.gateway.memberships import Memberships
+from blocks_network.server.gateway.memberships import Memberships, TooManyMembers
 from blocks_network.server.gateway.names import PRESENCE
 from blocks_network.server.gateway.reply import Reply, bad_request, json_reply
 from blocks_network.server.gateway.request import Request
@@ -22,7 +22,13 @@ FINE: dict[str, Any] = {"status": 200, "message": "OK", "service": SERVICE, "err
 
 def routes(gateway: Gateway) -> None:
     """Serves the operations, and gives the gateway the groups that it subscribes by."""
-    memberships = gateway.groups = Memberships()
+    keysets = [keyset.subscribe_key for keyset in gateway.keysets]
+    limits = gateway.limits
+    memberships = Memberships(
+        gateway.bus, keysets, channels_max=limits.channels_per_group, groups_max=limits.groups_per_keyset
+    )
+    gateway.groups = memberships
+    gateway.own(memberships)
     operations = GroupOperations(gateway, memberships)
     groups = "/v1/channel-registration/sub-key/{sub}/channel-group"
     gateway.add("GET", groups, operations.list_groups, service=SERVICE)
@@ -55,7 +61,10 @@ class GroupOperations:
         if removed:
             await self._memberships.remove(key, group, removed)
         if added:
-            await self._memberships.add(key, group, added)
+            try:
+                await self._memberships.add(key, group, added)
+            except TooManyMembers as full:
+                raise bad_request(str(full), SERVICE) from None
         return json_reply(FINE)
 
     async def delete(self, request: Request, keyset: Keyset) -> Reply:

@@ -1,16 +1,17 @@
 """Which channels belong to which channel group; kept in the bus's log, so that groups outlive a restart.
 
-Every change is a stored message on a channel of each keyset that no client can name. What the bus tells of that
-channel is the only thing that changes the groups, so whoever follows it comes to the same groups in the same order.
-When the log holds much more than the groups, they are written anew and what lies below is removed.
+Every change is a stored message on a channel of its keyset that no client can name. What the bus tells of that channel
+is the only thing that changes the groups. When the log holds far more changes than there are groups, the groups are
+written anew and what lies below is removed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
@@ -19,13 +20,14 @@ from blocks_network.server.bus import Bus, BusFull, Draft, Message
 
 __all__ = ["Memberships", "TooManyMembers"]
 
-CHANNEL = "\x01groups"
-"""Requests cannot name it: control characters are refused in them."""
-PAGE = 1_000
-ANEW_ABOVE = 1_000
-"""Changes in the log beyond the number of groups before they are written anew."""
+log = logging.getLogger(__name__)
 
-Verb = Literal["add", "remove", "set"]
+CHANNEL = "\x01groups"
+"""Control characters are refused in the names of requests."""
+AT_ONCE = 500
+"""Changes in one commit, and messages read at a time."""
+ANEW_ABOVE = 1_000
+"""Changes in the log beyond twice the number of groups."""
 
 
 class TooManyMembers(Exception):
@@ -33,95 +35,107 @@ class TooManyMembers(Exception):
 
 
 class _Change(msgspec.Struct, frozen=True):
-    """`set` replaces all members; without channels the group is gone."""
+    """`set` replaces all members. A group without channels does not exist."""
 
     group: str
-    verb: Verb
+    verb: Literal["add", "remove", "set"]
     channels: list[str]
+
+    def draft(self, keyset: str) -> Draft:
+        return Draft(keyset, CHANNEL, msgspec.json.encode(self), ttl_hours=0)
 
 
 _decode = msgspec.json.Decoder(_Change).decode
 
 
 @dataclass(slots=True, eq=False)
-class _Pending:
+class _Wanted:
+    """A change that waits to be written."""
+
     change: _Change
     done: asyncio.Future[None]
 
+    def settle(self, fault: Exception | None) -> None:
+        if self.done.done():  # whoever wanted it has gone
+            return
+        if fault is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(fault)
 
-class _Keyset:
-    """The groups of one keyset, and what waits to be written of them."""
 
-    __slots__ = ("groups", "logged", "waiting", "writing")
+@dataclass(slots=True, eq=False)
+class _Groups:
+    """The groups of one keyset."""
 
-    def __init__(self) -> None:
-        self.groups: dict[str, dict[str, None]] = {}
-        """Channels in the order in which they came."""
-        self.logged = 0
-        """Changes in the log."""
-        self.waiting: deque[_Pending] = deque()
-        self.writing: asyncio.Task[None] | None = None
+    members: dict[str, dict[str, None]] = field(default_factory=dict)
+    """By group; channels in the order in which they came."""
+    logged: int = 0
+    """Changes in the log."""
+    wanted: deque[_Wanted] = field(default_factory=deque)
+    writing: asyncio.Task[None] | None = None
 
-    def apply(self, change: _Change) -> None:
+    def apply(self, change: _Change) -> bool:
+        """Whether the group has other members now."""
         self.logged += 1
-        members = self.groups.get(change.group, {})
+        before = self.members.get(change.group, {})
         if change.verb == "add":
-            members.update(dict.fromkeys(change.channels))
+            after = {**before, **dict.fromkeys(change.channels)}
         elif change.verb == "set":
-            members = dict.fromkeys(change.channels)
+            after = dict.fromkeys(change.channels)
         else:
-            for channel in change.channels:
-                members.pop(channel, None)
-        if members:
-            self.groups[change.group] = members
+            gone = set(change.channels)
+            after = {channel: None for channel in before if channel not in gone}
+        if after:
+            self.members[change.group] = after
         else:
-            self.groups.pop(change.group, None)
+            self.members.pop(change.group, None)
+        return after != before
 
 
 class Memberships:
     """The groups of `keysets` (subscribe keys). Belongs to the loop that `start` ran on.
 
-    `add`, `remove` and `delete` return when the change is durable and can be read; BusFull when it cannot be stored.
+    `add`, `remove` and `delete` return when the change is durable and can be read. They raise BusFull when it cannot be
+    stored, `add` also TooManyMembers.
     """
 
     def __init__(self, bus: Bus, keysets: Iterable[str], *, channels_max: int, groups_max: int) -> None:
         self._bus, self._channels_max, self._groups_max = bus, channels_max, groups_max
-        self._keysets = {keyset: _Keyset() for keyset in keysets}
+        self._keysets = {keyset: _Groups() for keyset in keysets}
         self._heard: list[Callable[[str, str], None]] = []
         self._unfollow: Callable[[], None] | None = None
 
     async def start(self) -> None:
-        """Reads the log. Nobody changes groups before it has returned."""
-        for keyset in self._keysets:
-            after, page = -1, await self._page(keyset, -1)
-            while page:
+        """Reads the log; nobody changes groups before it has returned."""
+        for keyset, groups in self._keysets.items():
+            after, whole = -1, False
+            while not whole:
+                page = await self._bus.history(keyset, CHANNEL, after=after, limit=AT_ONCE, newest=False)
                 for message in page:
-                    self._keysets[keyset].apply(_decode(message.draft.payload))
-                after = page[-1].timetoken
-                page = await self._page(keyset, after) if len(page) == PAGE else []
+                    groups.apply(_decode(message.draft.payload))
+                    after = message.timetoken
+                whole = len(page) < AT_ONCE
         self._unfollow = self._bus.follow(CHANNEL, self._hear)
 
     async def stop(self) -> None:
         """Finishes what was asked for. May be repeated."""
-        for state in self._keysets.values():
-            if state.writing is not None:
-                await state.writing
+        for groups in self._keysets.values():
+            if groups.writing is not None:
+                await groups.writing
         if self._unfollow is not None:
             self._unfollow()
             self._unfollow = None
 
-    async def _page(self, keyset: str, after: int) -> list[Message]:
-        return await self._bus.history(keyset, CHANNEL, after=after, limit=PAGE, newest=False)
-
     # -- what is -------------------------------------------------------------------------------------------------
 
     def channels_of(self, keyset: str, group: str) -> Collection[str]:
-        state = self._keysets.get(keyset)
-        return state.groups.get(group, {}).keys() if state is not None else ()
+        groups = self._keysets.get(keyset)
+        return groups.members.get(group, {}).keys() if groups is not None else ()
 
     def groups_of(self, keyset: str) -> list[str]:
-        state = self._keysets.get(keyset)
-        return list(state.groups) if state is not None else []
+        groups = self._keysets.get(keyset)
+        return list(groups.members) if groups is not None else []
 
     def on_change(self, changed: Callable[[str, str], None]) -> Callable[[], None]:
         self._heard.append(changed)
@@ -135,57 +149,84 @@ class Memberships:
     # -- what happens --------------------------------------------------------------------------------------------
 
     async def add(self, keyset: str, group: str, channels: Sequence[str]) -> None:
-        """TooManyMembers, counting also what waits to be written."""
-        state = self._keysets[keyset]
-        expected = set(state.groups.get(group, ())).union(channels)
-        unborn = {group} - state.groups.keys()
-        for pending in state.waiting:
-            if pending.change.verb == "add":
-                if pending.change.group == group:
-                    expected.update(pending.change.channels)
-                unborn.update({pending.change.group} - state.groups.keys())
-        if len(expected) > self._channels_max:
-            raise TooManyMembers(f"a channel group holds at most {self._channels_max} channels")
-        if len(state.groups) + len(unborn) > self._groups_max:
-            raise TooManyMembers(f"a keyset has at most {self._groups_max} channel groups")
-        await self._write(keyset, _Change(group, "add", list(channels)))
+        await self._want(keyset, _Change(group, "add", list(channels)))
 
     async def remove(self, keyset: str, group: str, channels: Sequence[str]) -> None:
-        """Nothing happens for those that are no members."""
-        await self._write(keyset, _Change(group, "remove", list(channels)))
+        """Nothing happens for channels that are no members."""
+        await self._want(keyset, _Change(group, "remove", list(channels)))
 
     async def delete(self, keyset: str, group: str) -> None:
         """Nothing happens when it does not exist."""
-        await self._write(keyset, _Change(group, "set", []))
+        await self._want(keyset, _Change(group, "set", []))
 
-    async def _write(self, keyset: str, change: _Change) -> None:
-        state = self._keysets[keyset]
-        if change.verb != "add" and change.group not in state.groups and not state.waiting and not state.writing:
+    def _hear(self, message: Message) -> None:
+        keyset = message.draft.keyset
+        groups = self._keysets.get(keyset)
+        if groups is None:
             return
-        loop = asyncio.get_running_loop()
-        pending = _Pending(change, loop.create_future())
-        state.waiting.append(pending)
-        if state.writing is None:
-            state.writing = loop.create_task(self._write_all(keyset, state))
-        await pending.done
+        change = _decode(message.draft.payload)
+        if groups.apply(change):
+            for changed in list(self._heard):
+                changed(keyset, change.group)
 
-    async def _write_all(self, keyset: str, state: _Keyset) -> None:
-        """One batch at a time, each with what gathered while the one before it was committed."""
+    async def _want(self, keyset: str, change: _Change) -> None:
+        groups = self._keysets[keyset]
+        loop = asyncio.get_running_loop()
+        wanted = _Wanted(change, loop.create_future())
+        groups.wanted.append(wanted)
+        if groups.writing is None:
+            groups.writing = loop.create_task(self._write(keyset, groups))
+        await wanted.done
+
+    async def _write(self, keyset: str, groups: _Groups) -> None:
+        """One batch at a time: what gathers during a commit is the next one."""
         try:
-            while state.waiting:
-                batch = [state.waiting.popleft() for _ in range(min(PAGE, len(state.waiting)))]
-                fault: BaseException | None = None
+            while groups.wanted:
+                batch = self._next_batch(groups)
+                fault: Exception | None = None
                 try:
-                    await self._bus.publish_all([_draft(keyset, pending.change) for pending in batch])
-                    await self._write_anew(keyset, state)
-                except (BusFull, RuntimeError) as raised:  # it cannot store, or it has been stopped
+                    if batch:
+                        await self._bus.publish_all([wanted.change.draft(keyset) for wanted in batch])
+                except (BusFull, RuntimeError) as raised:  # it cannot store, or has been stopped
                     fault = raised
-                for pending in batch:
-                    if pending.done.done():  # whoever asked has gone
-                        continue
-                    if fault is None:
-                        pending.done.set_result(None)
-                    else:
-                        pending.done.set_exception(fault)
+                for wanted in batch:
+                    wanted.settle(fault)
+                if fault is None and groups.logged > ANEW_ABOVE + 2 * len(groups.members):
+                    await self._write_anew(keyset, groups)
         finally:
-            state.writing = None
+            groups.writing = None
+
+    def _next_batch(self, groups: _Groups) -> list[_Wanted]:
+        """What may be written; the others are refused. Within a batch, what is removed makes no room."""
+        batch: list[_Wanted] = []
+        added: dict[str, set[str]] = {}
+        number = len(groups.members)
+        while groups.wanted and len(batch) < AT_ONCE:
+            wanted = groups.wanted.popleft()
+            change = wanted.change
+            if change.verb == "add":
+                members = groups.members.get(change.group, {})
+                more = added.get(change.group, set()).union(name for name in change.channels if name not in members)
+                is_new = not members and change.group not in added
+                if len(members) + len(more) > self._channels_max:
+                    wanted.settle(TooManyMembers(f"a channel group holds at most {self._channels_max} channels"))
+                    continue
+                if number + is_new > self._groups_max:
+                    wanted.settle(TooManyMembers(f"a keyset has at most {self._groups_max} channel groups"))
+                    continue
+                added[change.group] = more
+                number += is_new
+            batch.append(wanted)
+        return batch
+
+    async def _write_anew(self, keyset: str, groups: _Groups) -> None:
+        """Each group as it is, then the end of all before: a fault in between leaves more than needed, never less."""
+        drafts = [_Change(group, "set", list(members)).draft(keyset) for group, members in groups.members.items()]
+        first: int | None = None
+        try:
+            for begin in range(0, len(drafts), AT_ONCE):
+                timetokens = await self._bus.publish_all(drafts[begin : begin + AT_ONCE])
+                first = timetokens[0] if first is None else first
+            groups.logged -= await self._bus.delete(keyset, CHANNEL, before=first)
+        except (BusFull, RuntimeError) as fault:
+            log.warning("the log of channel groups was not shortened: %s", fault)
