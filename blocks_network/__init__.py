@@ -24,16 +24,12 @@ if TYPE_CHECKING:
     from blocks_network.auth.provider import AgentAuth
     from blocks_network.consumer.client import TaskClient
     from blocks_network.consumer.create import create_task_client
+    from blocks_network.consumer.delivery import CallbackErrorContext
     from blocks_network.consumer.downloads import download_artifact
-    from blocks_network.consumer.params import SendMessageParams, SendMessageRequestPart
-    from blocks_network.consumer.parts import file_part, text_part
+    from blocks_network.consumer.params import SendMessageParams
+    from blocks_network.consumer.parts import SendMessageRequestPart, file_part, text_part
     from blocks_network.consumer.session import TaskSession
-    from blocks_network.consumer.subscribe import (
-        CallbackErrorContext,
-        TaskEventCallbacks,
-        TaskSubscription,
-        subscribe_to_task,
-    )
+    from blocks_network.consumer.subscribe import TaskEventCallbacks, TaskSubscription, subscribe_to_task
     from blocks_network.errors import (
         AgentAuthFatalError,
         AnonTaskAccessDenied,
@@ -151,10 +147,10 @@ _HOMES = {
     "subscribe_to_task": "consumer.subscribe",
     "TaskEventCallbacks": "consumer.subscribe",
     "SendMessageParams": "consumer.params",
-    "SendMessageRequestPart": "consumer.params",
+    "SendMessageRequestPart": "consumer.parts",
     "TaskSession": "consumer.session",
     "TaskEvent": "wire.events",
-    "CallbackErrorContext": "consumer.subscribe",
+    "CallbackErrorContext": "consumer.delivery",
     "TaskInfo": "api.tasks",
     "ListTasksParams": "api.tasks",
     "ListTasksResult": "api.tasks",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
-from xml.etree import ElementTree
 
 from blocks_network.api.caller import Answer, AuthProvider, Caller
 from blocks_network.backoff import Backoff
@@ -48,8 +49,8 @@ def presigned_upload_flow(
 ) -> dict[str, Any]:
     """Uploads a file, streamed. `{"uploadId", "uploadSessionId"?, "artifactRef"?}`.
 
-    An input needs `part_id`, and `agent_name` with the first file of a message or `upload_session_id` with the others; an
-    output needs `task_id`, and its artifact event is published by the network before this returns. `agent_auth` beats
+    An input needs `part_id`, and `agent_name` with the first file of a message or `upload_session_id` with the others;
+    an output needs `task_id`, and the network publishes its artifact event before this returns. `agent_auth` beats
     `auth_provider`. FileUploadError when a step fails, ConfigurationError (ValueError) without a base URL.
     """
     if not base_url:
@@ -140,7 +141,5 @@ def _text(answer: dict[str, Any], key: str) -> str:
 
 def _message(said: str) -> str | None:
     """What a refusal of the form says: stores answer in XML."""
-    try:
-        return ElementTree.fromstring(said).findtext("Message")
-    except ElementTree.ParseError:
-        return said.strip()[:200] or None
+    found = re.search(r"<Message>(.*?)</Message>", said, re.DOTALL)
+    return html.unescape(found[1]) if found else said.strip()[:200] or None

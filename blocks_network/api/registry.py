@@ -22,6 +22,7 @@ __all__ = [
     "fetch_agents_by_listing",
     "fetch_agents_by_tag",
     "get_agent",
+    "list_agents",
     "register_agent",
     "remove_agent",
     "with_retry",
@@ -176,7 +177,11 @@ def _caller(base_url: str | None) -> Caller:
 
 
 def _list(base_url: str | None, api_key: str | None, **query: Any) -> AgentRegistryResult:
-    caller = _caller(base_url)
+    return list_agents(_caller(base_url), api_key=api_key, **query)
+
+
+def list_agents(caller: Caller, *, api_key: str | None = None, **query: Any) -> AgentRegistryResult:
+    """One page as the caller's identity, or as the key's. `query`: limit, cursor, tag, listing; None is left out."""
     pairs = {"include": "full", **{key: value for key, value in query.items() if value is not None}}
     answer = with_retry(lambda: caller.call("GET", f"{PATH}?{urlencode(pairs)}", bearer=api_key))
     if answer.status == 404:

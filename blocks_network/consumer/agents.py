@@ -7,25 +7,21 @@ from collections.abc import Callable
 from blocks_network.api.caller import AuthProvider, Caller
 from blocks_network.api.registry import AgentEntry, list_agents, read_agent
 
-__all__ = ["find_agent", "find_agents"]
+__all__ = ["find_agent", "find_agents", "renewed_or_raise"]
 
 PAGE = 100
 
 
-def find_agent(caller: Caller, renew: Callable[[], bool] | None) -> Callable[[str], AgentEntry | None]:
-    """Looks an agent up by name.
+def find_agent(caller: Caller, agent_name: str, renew: Callable[[], bool] | None) -> AgentEntry | None:
+    """An agent by name.
 
     The registry answers a bearer that has ended as if there were none, with "no such agent"; so `renew` is asked
     before that is believed. True: it is worth another look.
     """
-
-    def look(agent_name: str) -> AgentEntry | None:
-        entry = read_agent(caller, agent_name)
-        if entry is None and renew is not None and renew():
-            entry = read_agent(caller, agent_name)
-        return entry
-
-    return look
+    entry = read_agent(caller, agent_name)
+    if entry is None and renew is not None and renew():
+        return read_agent(caller, agent_name)
+    return entry
 
 
 def renewed_or_raise(provider: AuthProvider) -> bool:

@@ -32,10 +32,7 @@ def download_artifact(ref: ArtifactRef | Mapping[str, object], pubnub: PubNub | 
     network does not give the file, or other bytes than it promised. `pubnub` reads the artifact's channel.
     """
     artifact = ref if isinstance(ref, ArtifactRef) else ArtifactRef.from_dict(ref)
-    if artifact.kind == "inline":
-        downloaded = decode_inline_artifact(artifact)
-    else:
-        downloaded = _download_file(artifact, pubnub)
+    downloaded = decode_inline_artifact(artifact) if artifact.kind == "inline" else _download_file(artifact, pubnub)
     check = hashlib.sha256(downloaded.data)
     check_integrity(artifact, len(downloaded.data), check.hexdigest())
     return downloaded
@@ -133,7 +130,9 @@ def _download_file(ref: ArtifactRef, pubnub: PubNub | None) -> DownloadedArtifac
 def _location(ref: ArtifactRef) -> tuple[str, str, str]:
     """(channel, file id, file name) of a file of the network."""
     if not ref.channel or not ref.file_id or not ref.file_name:
-        missing = [n for n, v in (("channel", ref.channel), ("fileId", ref.file_id), ("fileName", ref.file_name)) if not v]
+        missing = [
+            n for n, v in (("channel", ref.channel), ("fileId", ref.file_id), ("fileName", ref.file_name)) if not v
+        ]
         raise ConfigurationError(f"the artifact's reference has no {' and no '.join(missing)}")
     return ref.channel, ref.file_id, ref.file_name
 
@@ -160,9 +159,7 @@ class _Counted:
         return self._target.write(piece)
 
 
-def save_all(
-    refs: Sequence[ArtifactRef], directory: Path, fetch: Callable[[ArtifactRef, BinaryIO], None]
-) -> list[str]:
+def save_all(refs: Sequence[ArtifactRef], directory: Path, fetch: Callable[[ArtifactRef, BinaryIO], None]) -> list[str]:
     """Writes every artifact, in order, and returns the absolute paths. `fetch` brings the bytes of one.
 
     One that fails does not stop the others: the first fault is raised after them, with the artifact's name.
@@ -183,7 +180,9 @@ def save_all(
                 first_fault, first_name = fault, ref.file_name or name
     if first_fault is not None:
         saved = f"{len(paths)} of {len(refs)} artifacts were saved"
-        raise ArtifactNotSaved(f"artifact {first_name!r} was not saved: {first_fault} ({saved})", paths) from first_fault
+        raise ArtifactNotSaved(
+            f"artifact {first_name!r} was not saved: {first_fault} ({saved})", paths
+        ) from first_fault
     return paths
 
 

@@ -105,12 +105,15 @@ class Link:
 
     def release_pubnub(self, client: PubNub) -> None:
         """Stops what a user's factory made; a client of ours has nothing to stop."""
-        if self._create_session_pubnub is None:
-            return
+        if self._create_session_pubnub is not None:
+            self.stop_pubnub(client)
+
+    def stop_pubnub(self, client: PubNub) -> None:
+        """Ends an object that a user's factory made, threads and all."""
         try:
             client.stop()
         except Exception:  # whatever the factory's object is, a session's end must not fail over it
-            log.debug("a session's PubNub object did not stop cleanly", exc_info=True)
+            log.debug("a PubNub object did not stop cleanly", exc_info=True)
 
     def add(self, session: Following) -> None:
         with self._lock:

@@ -32,7 +32,11 @@ def checked_billing_mode(value: object) -> BillingMode:
 
 
 def find_network(
-    billing_mode: BillingMode, cdm_url: str | None, subscribe_key: str | None, publish_key: str | None, base_url: str | None
+    billing_mode: BillingMode,
+    cdm_url: str | None,
+    subscribe_key: str | None,
+    publish_key: str | None,
+    base_url: str | None,
 ) -> Network:
     """Argument > environment > the document, each value for itself. ConfigurationError names what nobody gave.
 

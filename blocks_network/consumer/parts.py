@@ -12,7 +12,15 @@ from blocks_network.errors import ConfigurationError
 from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE, should_inline_artifact
 from blocks_network.wire.parts import RequestPart
 
-__all__ = ["FileContent", "SendMessageRequestPart", "Uploader", "file_part", "no_upload", "parts_to_wire", "text_part"]
+__all__ = [
+    "FileContent",
+    "SendMessageRequestPart",
+    "Uploader",
+    "file_part",
+    "one_request",
+    "parts_to_wire",
+    "text_part",
+]
 
 FileContent = bytes | bytearray | memoryview | Path
 """A file's bytes, or where they are: a path is read when the message is sent."""
@@ -64,6 +72,22 @@ def file_part(
         small = should_inline_artifact(path.stat().st_size)
         content: FileContent = opened.read() if small else path
     return SendMessageRequestPart(part_id, None, content_type, content, file_name or path.name)
+
+
+def one_request(request: object) -> list[Any]:
+    """The parts of a request in its short form: a text, a part, or a list of parts; None is a request without parts.
+
+    A text gets no part id, so that an agent with one input takes it, whatever the name of that input.
+    """
+    if request is None:
+        return []
+    if isinstance(request, str):
+        return [SendMessageRequestPart(text=request, content_type="text/plain")]
+    if isinstance(request, (SendMessageRequestPart, RequestPart, Mapping)):
+        return [request]
+    if isinstance(request, Sequence) and not isinstance(request, (bytes, bytearray, memoryview)):
+        return list(request)
+    raise TypeError(f"a request is a text, a part or a list of parts, not {type(request).__name__}")
 
 
 def parts_to_wire(parts: object, upload: Uploader) -> list[Any]:
@@ -119,7 +143,9 @@ def _file_ref(
 ) -> dict[str, Any] | None:
     """The inline reference of a small file; None after the upload of a large one, which the network refers to."""
     if not isinstance(part_id, str) or not part_id:
-        raise ConfigurationError("a file part needs a part id", hint="give part_id, as the agent's card names its input")
+        raise ConfigurationError(
+            "a file part needs a part id", hint="give part_id, as the agent's card names its input"
+        )
     name = file_name if isinstance(file_name, str) and file_name else "attachment"
     mime_type = content_type if isinstance(content_type, str) and content_type else DEFAULT_MIME_TYPE
     held = _content(content, part_id)
@@ -143,11 +169,3 @@ def _content(content: object, part_id: str) -> bytes | Path:
     if isinstance(content, (str, Path)):
         return Path(content)
     raise TypeError(f"the file of part {part_id!r} is {type(content).__name__}; bytes or a path are needed")
-
-
-def no_upload(content: FileContent, *, part_id: str, file_name: str, mime_type: str) -> None:
-    """The uploader of a client that knows no platform."""
-    raise ConfigurationError(
-        f"the file of part {part_id!r} is too large for a message, and this client has no base URL to upload it to",
-        hint="create the client with base_url",
-    )

@@ -185,9 +185,7 @@ class TaskSession:
             self._raise_streamless(f"stream {stream_id}" if stream_id else "a stream")
         raise self._timed_out(f"announced no {stream_id or 'stream'}", timeout)
 
-    def wait_for_stream_where(
-        self, predicate: Callable[[StreamRef], bool], timeout: float | None = None
-    ) -> StreamRef:
+    def wait_for_stream_where(self, predicate: Callable[[StreamRef], bool], timeout: float | None = None) -> StreamRef:
         """The first stream for which `predicate` is true, known ones first. A predicate that raises says no."""
         self._inside.recall()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -195,7 +193,7 @@ class TaskSession:
         while True:
             with self._changed:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._changed.wait_for(lambda: len(self._record.streams) > asked or self._streamless(), left)
+                self._changed.wait_for(lambda n=asked: len(self._record.streams) > n or self._streamless(), left)  # type: ignore[misc]
                 fresh = [] if self._inside.abandoned else list(self._record.streams.values())[asked:]
                 if not fresh:
                     self._raise_streamless("a stream that fits")
@@ -279,7 +277,9 @@ class TaskSession:
         number = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._record.entry_from(number) is not None or self._inside.unwaitable())
+                self._changed.wait_for(
+                    lambda n=number: self._record.entry_from(n) is not None or self._inside.unwaitable()
+                )
                 entry = self._record.entry_from(number)
                 if entry is None:
                     self._inside.raise_unwaitable()

@@ -55,9 +55,7 @@ class TaskSubscription:
         self._stop()
 
 
-def subscribe_to_task(
-    pubnub: PubNub, task_id: str, owner_id: str, callbacks: TaskEventCallbacks
-) -> TaskSubscription:
+def subscribe_to_task(pubnub: PubNub, task_id: str, owner_id: str, callbacks: TaskEventCallbacks) -> TaskSubscription:
     """Follows a task from the oldest event that the network keeps, with the token and the keys of `pubnub`.
 
     The object is neither changed nor stopped. When its token ends, the one set on it in the meantime is taken.

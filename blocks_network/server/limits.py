@@ -44,6 +44,11 @@ class Limits:
     publishes_per_s: int = 20_000
     """For each token, refilled evenly; a second's worth may come at once."""
     messages_per_answer: int = 100
+    actions_per_message: int = 1_000
+    action_value_bytes: int = 2_048
+    """The value of one message action."""
+    actions_per_answer: int = 1_000
+    """With the messages of one history answer; one message's are always given whole."""
     hold_s: float = 280.0
     """How long a poll without news is held; clients read for 310 s."""
     tail_messages: int = 100

@@ -18,8 +18,9 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
@@ -81,24 +82,30 @@ class Response:
 class StreamedResponse:
     """An answer whose content is still to be read: `status_code` and `headers` as of `Response`."""
 
-    def __init__(self, answer: http.client.HTTPResponse) -> None:
-        self._answer = answer
+    def __init__(
+        self, answer: http.client.HTTPResponse, faults: Callable[[], AbstractContextManager[None]]
+    ) -> None:
+        self._answer, self._faults = answer, faults
         self.status_code: int = answer.status
         self.headers = answer.headers
 
     def pieces(self) -> Iterator[bytes]:
         """The content, once, in its order. TransportError when the connection ends before it does."""
-        declared = self._answer.length
-        left = declared
-        while piece := self._answer.read(PIECE_BYTES):
+        left = self._answer.length
+        while True:
+            with self._faults():
+                piece = self._answer.read(PIECE_BYTES)
+                if not piece and left:
+                    raise http.client.IncompleteRead(b"", left)
+            if not piece:
+                return
             left = None if left is None else left - len(piece)
             yield piece
-        if left:
-            raise http.client.IncompleteRead(b"", left)
 
     def head(self, limit_bytes: int = 64 * 1024) -> bytes:
         """At most that much of the content: what an error answer says."""
-        return self._answer.read(limit_bytes)
+        with self._faults():
+            return self._answer.read(limit_bytes)
 
 
 class Interruption:
@@ -184,13 +191,13 @@ class ConnectionPool:
     ) -> Iterator[StreamedResponse]:
         """Sends a body piece by piece, and gives the answer to be read piece by piece. Nothing is held whole.
 
-        A `body` needs its Content-Length among the headers. `read_timeout_s` is for each step, not for the whole. Redirects
-        are not followed. Errors as of `request`, also from reading the answer; what the body's iterator raises comes
-        through, unless it is an OSError.
+        A `body` needs its Content-Length among the headers. `read_timeout_s` is for each step, not for the whole, and
+        redirects are not followed. Errors as of `request`, also from reading the answer.
         """
         key, target = _addressed(url)
         connection, proxied_target = self._take(key, target, connect_timeout_s)
-        with _faults_of(connection, url, read_timeout_s):
+        faults = partial(_faults_of, connection, url, read_timeout_s)
+        with faults():
             if connection.sock is not None:
                 connection.sock.settimeout(read_timeout_s)
             try:
@@ -198,11 +205,13 @@ class ConnectionPool:
             except (BrokenPipeError, ConnectionResetError) as fault:
                 log.debug("%s closed before the body was sent: %s", _shown(url), fault)  # it may have said why
             answer = connection.getresponse()
-            yield StreamedResponse(answer)
-        if answer.isclosed() and not answer.will_close:
-            self._give_back(key, connection)
-        else:
-            connection.close()
+        try:
+            yield StreamedResponse(answer, faults)
+        finally:
+            if answer.isclosed() and not answer.will_close:
+                self._give_back(key, connection)
+            else:
+                connection.close()
 
     def close_idle(self) -> None:
         """Closes every connection that no request uses."""

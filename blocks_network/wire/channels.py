@@ -24,6 +24,7 @@ __all__ = [
     "setup_channel",
     "task_channel",
     "task_of_channel",
+    "upload_channel",
     "validate_owner_id",
 ]
 
@@ -65,6 +66,12 @@ def task_of_channel(channel: str) -> tuple[str, str] | None:
     if len(pieces) == 3 and pieces[0] == "u" and pieces[1] and pieces[2]:
         return pieces[1], pieces[2]
     return None
+
+
+def upload_channel(org_id: str, session: str) -> str:
+    """Where the files of one message lie that were uploaded before it. An empty `session` gives their prefix."""
+    _given(org_id=org_id)
+    return f"upload.{org_id}.{session}"
 
 
 def owner_of(owner_id: object, caller_claims: Mapping[str, Any] | None) -> str:

@@ -68,7 +68,7 @@ class BlobWriter(Protocol):
     """Takes one blob's bytes. Ends by `commit` or `abort`, the latter any number of times, also after a commit."""
 
     async def write(self, chunk: bytes) -> None:
-        """BlobTooLarge beyond the blob's bound, BlobsFull beyond the bound on all: then nothing remains but to abort."""
+        """BlobTooLarge beyond the blob's bound, BlobsFull beyond that on all: then nothing remains but to abort."""
 
     async def commit(self) -> Blob:
         """Makes the blob durable and visible. BlobClash when its id holds other bytes, BlobsFull without room."""

@@ -16,20 +16,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blocks_network.server.blobs import Blob, Blobs
+from blocks_network.wire.channels import upload_channel
 
 if TYPE_CHECKING:
     from blocks_network.server.access.keysets import Keyset, Keysets
-    from blocks_network.server.access.principal import Principal
 
 __all__ = ["MAX_FILES", "UnknownUploadSession", "UploadSession", "UploadSessions", "artifact_ref", "file_folder"]
 
 MAX_FILES = 200
 """Files of one session: twice as many as a message has parts, since an upload may be repeated."""
-_ID = re.compile(r"us_([A-Za-z0-9-]{1,32})_([0-9a-f]{32})_([0-9a-f]{32})\Z")
+_ID = re.compile(r"us_([A-Za-z0-9-]{1,32})_([0-9a-f]{16})_([0-9a-f]{32})_([0-9a-f]{32})\Z")
 
 
-class UnknownUploadSession(Exception):
-    """No session of this org has this id, or it belongs to another keyset than it is used with."""
+class UnknownUploadSession(LookupError):
+    """No session of this org has this id, or it was opened for another agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +48,36 @@ class UploadSessions:
         self._blobs = blobs
         self._keysets = {keyset.name: keyset for keyset in keysets}
 
-    def begin(self, keyset: Keyset, org_id: str) -> UploadSession:
+    def begin(self, keyset: Keyset, *, org_id: str, agent_name: str) -> UploadSession:
         """A new session without files."""
-        name = secrets.token_hex(16)
-        return self.open(f"us_{keyset.name}_{name}_{_mark(keyset, org_id, name)}", org_id)
+        name, agent = secrets.token_hex(16), _digest(agent_name)
+        mark = _mark(keyset, org_id, agent, name)
+        return self.open(f"us_{keyset.name}_{agent}_{name}_{mark}", org_id=org_id)
 
-    def open(self, session_id: str, org_id: str) -> UploadSession:
-        """The session of this org. UnknownUploadSession."""
+    def open(self, session_id: str, *, org_id: str, agent_name: str | None = None) -> UploadSession:
+        """The session of this org, and of this agent where one is given. UnknownUploadSession."""
         found = _ID.match(session_id)
         keyset = self._keysets.get(found[1]) if found else None
-        if found is None or keyset is None or not hmac.compare_digest(_mark(keyset, org_id, found[2]), found[3]):
+        if (
+            found is None
+            or keyset is None
+            or not hmac.compare_digest(_mark(keyset, org_id, found[2], found[3]), found[4])
+            or (agent_name is not None and _digest(agent_name) != found[2])
+        ):
             raise UnknownUploadSession("the upload session is unknown; request an upload without uploadSessionId first")
-        return UploadSession(session_id, keyset, f"upload.{org_id}.{found[2]}")
+        return UploadSession(session_id, keyset, upload_channel(org_id, found[3]))
 
     async def files(self, session: UploadSession) -> Sequence[Blob]:
         """What has been uploaded, in the order in which it was asked for."""
         return await self._blobs.list(file_folder(session.keyset, session.channel), limit=MAX_FILES + 1)
 
-    async def artifact_refs(
-        self, session_id: str, principal: Principal, *, keyset_name: str | None = None
-    ) -> dict[str, dict[str, Any]]:
+    async def take(self, session_id: str, *, org_id: str, agent_name: str) -> dict[str, dict[str, Any]]:
         """The wire form of each uploaded file's ArtifactRef by its part id; the last upload of a part counts.
 
-        All lie on one channel, `ref["channel"]`, which the task's token must be allowed to read. `keyset_name` is
-        that of the task: files of a session that was opened for another one cannot be read there.
-        UnknownUploadSession; empty for a session into which nothing was uploaded.
+        All lie on one channel, which the task's instance must be allowed to read. UnknownUploadSession; empty for a
+        session into which nothing was uploaded.
         """
-        session = self.open(session_id, principal.org_id)
-        if keyset_name is not None and session.keyset.name != keyset_name:
-            raise UnknownUploadSession("the upload session was opened for an agent with another billing mode")
+        session = self.open(session_id, org_id=org_id, agent_name=agent_name)
         return {blob.attributes.get("partId", ""): artifact_ref(blob) for blob in await self.files(session)}
 
 
@@ -98,7 +99,11 @@ def artifact_ref(blob: Blob) -> dict[str, Any]:
     }
 
 
-def _mark(keyset: Keyset, org_id: str, name: str) -> str:
-    """Tells a session that was made here, for this org, from a made-up one."""
-    said = f"upload session {keyset.name} {org_id} {name}"
+def _digest(agent_name: str) -> str:
+    return hashlib.sha256(agent_name.encode()).hexdigest()[:16]
+
+
+def _mark(keyset: Keyset, org_id: str, agent: str, name: str) -> str:
+    """Tells a session that was made here, for this org and agent, from a made-up one."""
+    said = f"upload session {keyset.name} {org_id} {agent} {name}"
     return hmac.digest(keyset.secret_key.encode(), said.encode(), hashlib.sha256).hex()[:32]

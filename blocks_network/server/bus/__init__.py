@@ -19,7 +19,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from blocks_network.server.bus.actions import Actions
 
 __all__ = ["Answered", "Bus", "BusFull", "Draft", "Interceptor", "Kind", "Message"]
 
@@ -65,6 +68,10 @@ class Message:
 
 class Bus(Protocol):
     """See the module's docstring for the contract."""
+
+    @property
+    def actions(self) -> Actions:
+        """What is attached to stored messages; goes with them."""
 
     async def start(self) -> None:
         """Opens the log and finds the highest timetoken ever given."""

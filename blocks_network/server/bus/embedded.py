@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from blocks_network.server.bus import BusFull, Draft, Message, queries
+from blocks_network.server.bus.actions import LogActions
 from blocks_network.server.bus.log import NEVER, Append, AppendLog
 from blocks_network.server.bus.tails import Tails, merged
 from blocks_network.server.limits import Limits
@@ -58,6 +59,7 @@ class EmbeddedBus:
     def __init__(self, path: Path | None, limits: Limits, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._limits, self._clock_ns = limits, clock_ns
         self._log = AppendLog(path, limits, clock=self._clock, settled=self._committed)
+        self.actions = LogActions(self._log, self.now, per_message=limits.actions_per_message)
         self._order = threading.Lock()  # `now()` is asked from other threads
         self._given = 0
         """The highest timetoken or cursor handed out."""
@@ -74,6 +76,7 @@ class EmbeddedBus:
         """sqlite3.Error when the log cannot be opened."""
         self._loop = asyncio.get_running_loop()
         highest = await self._loop.run_in_executor(None, self._log.open)
+        await self.actions.start()
         self._given = highest
         self._tails = self._new_tails(highest)
         if self._log.durable:
