@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol, runtime_checkable
 
+from blocks_network.backoff import Backoff
 from blocks_network.errors import ApiError, TransportError
 from blocks_network.transport.http import POOL, Response
 from blocks_network.wire.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_HEADER
 
 __all__ = ["AFFINITY", "Answer", "AuthProvider", "Caller", "WriteAffinity", "api_error", "post_json"]
 
+log = logging.getLogger(__name__)
+
 DEFAULT_TIMEOUT_S = 30.0
+LATER = Backoff(first_s=0.5, factor=2, cap_s=5)
+"""Between tries of a call that the network has no time for, where it does not say itself when to come back."""
+NOT_TAKEN, UNDECIDED = frozenset({429, 503}), frozenset({502, 504})
+"""Statuses that say that nothing was done; and those after which only a repeatable call may be made again."""
 _OWN_HEADERS = frozenset({"authorization", "content-type", "blocks-protocol-version", "x-write-affinity"})
 
 
@@ -62,10 +72,11 @@ AFFINITY = WriteAffinity()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP status and the parsed JSON body ({} when it was empty)."""
+    """An HTTP status and the parsed JSON body ({} when it was empty). `retry_after_s`: when to come back, if told."""
 
     status: int
     body: Any
+    retry_after_s: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -89,13 +100,22 @@ class Answer:
 
 
 class Caller:
-    """Calls one platform as one identity. Stateless but for what its AuthProvider keeps; safe for threads."""
+    """Calls one platform as one identity. Stateless but for what its AuthProvider keeps; safe for threads.
+
+    With `patience_s`, a call that the network has no time for (429, 502, 503, 504) is made again, for so long.
+    """
 
     def __init__(
-        self, base_url: str, auth: AuthProvider | None = None, *, extra_headers: Mapping[str, str] | None = None
+        self,
+        base_url: str,
+        auth: AuthProvider | None = None,
+        *,
+        extra_headers: Mapping[str, str] | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.auth = auth
+        self._patience_s = patience_s
         self._extra = {k: v for k, v in (extra_headers or {}).items() if k.lower() not in _OWN_HEADERS}
 
     def call(
@@ -107,16 +127,27 @@ class Caller:
         bearer: str | None = None,
         anonymous: bool = False,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        repeatable: bool = False,
     ) -> Answer:
         """Sends JSON, returns the answer whatever its status. `bearer` beats the provider; `anonymous` sends neither.
 
         A 401 is answered by the provider's refresh and one retry. TransportError when no platform answered.
+        `repeatable`: doing it twice is as good as once, as with every GET.
         """
         provider = None if anonymous or bearer is not None else self.auth
-        answer = self._once(method, path, body, bearer, provider, timeout_s)
-        if answer.status == 401 and provider is not None and provider.on_auth_failure():
+        again = NOT_TAKEN | UNDECIDED if repeatable or method == "GET" else NOT_TAKEN
+        waited, attempt = 0.0, 0
+        while True:
             answer = self._once(method, path, body, bearer, provider, timeout_s)
-        return answer
+            if answer.status == 401 and provider is not None and provider.on_auth_failure():
+                answer = self._once(method, path, body, bearer, provider, timeout_s)
+            attempt += 1
+            pause = max(LATER.delay(attempt), answer.retry_after_s or 0.0)
+            if answer.status not in again or waited + pause > self._patience_s:
+                return answer
+            log.info("%s %s was answered with HTTP %d; again in %.1f s", method, path, answer.status, pause)
+            time.sleep(pause)
+            waited += pause
 
     def _once(
         self, method: str, path: str, body: Any, bearer: str | None, provider: AuthProvider | None, timeout_s: float
@@ -146,16 +177,35 @@ def send_json(method: str, url: str, body: Any, headers: dict[str, str], timeout
 
 def parsed(response: Response) -> Answer:
     """TransportError when the body is not JSON: something else than a platform answered."""
+    later = retry_after_s(response.headers.get("Retry-After"))
     if not response.content.strip():
-        return Answer(response.status_code, {})
+        return Answer(response.status_code, {}, later)
     try:
-        return Answer(response.status_code, response.json())
+        return Answer(response.status_code, response.json(), later)
     except ValueError as fault:
+        if response.status_code in NOT_TAKEN | UNDECIDED:  # a proxy's own page
+            return Answer(response.status_code, {}, later)
         kind = response.headers.get("Content-Type", "nothing known").partition(";")[0]
         raise TransportError(
             f"{response.url.partition('?')[0]} answered HTTP {response.status_code} with {kind}, not with JSON",
             hint="check the base URL: this is not a Blocks network",
         ) from fault
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """A Retry-After header: seconds, or an HTTP date. None when there is none, or nothing usable."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)
+        seconds = (at - datetime.now(timezone.utc)).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def api_error(answer: Answer, what: str, *, agent_name: str | None = None) -> ApiError:

@@ -173,7 +173,7 @@ def _sent(caller: Caller, envelope: Mapping[str, Any], method: str, anonymous: b
     repeatable = method != "SendMessage" or bool(envelope["params"].get("idempotencyKey"))
     for attempt in range(1, TRIES + 1):
         try:
-            return caller.call("POST", PATH, envelope, anonymous=anonymous)
+            return caller.call("POST", PATH, envelope, anonymous=anonymous, repeatable=repeatable)
         except TransportError as fault:
             if attempt == TRIES or not (repeatable or isinstance(fault, ConnectFailed)):
                 raise RpcError(

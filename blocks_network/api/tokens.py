@@ -89,7 +89,9 @@ def refresh(caller: Caller, api_key: str, refresh_token: str) -> Identity:
 
 def consumer_token(caller: Caller, api_key: str) -> Identity:
     """A consumer's first bearer, for an API key."""
-    answer = caller.call("POST", "/api/v1/auth/agent/consumer-token", {"apiKey": api_key}, anonymous=True)
+    answer = caller.call(
+        "POST", "/api/v1/auth/agent/consumer-token", {"apiKey": api_key}, anonymous=True, repeatable=True
+    )
     if not answer.ok:
         raise _consumer_error(answer)
     return _identity(answer)
@@ -98,7 +100,11 @@ def consumer_token(caller: Caller, api_key: str) -> Identity:
 def task_read_token(caller: Caller, task_id: str, role: Literal["consumer", "provider"] = "consumer") -> ReadToken:
     """ApiError with status 403 when the caller does not own the task."""
     answer = caller.call(
-        "POST", "/api/v1/auth/task-read-token", {"taskId": task_id, "role": role}, timeout_s=READ_TOKEN_TIMEOUT_S
+        "POST",
+        "/api/v1/auth/task-read-token",
+        {"taskId": task_id, "role": role},
+        timeout_s=READ_TOKEN_TIMEOUT_S,
+        repeatable=True,
     )
     if not answer.ok:
         raise api_error(answer, f"no read token for task {task_id} (HTTP {answer.status})")
@@ -113,6 +119,7 @@ def anonymous_read_token(caller: Caller, task_id: str, fingerprint: str) -> Read
         {"taskId": task_id, "fingerprint": fingerprint},
         anonymous=True,
         timeout_s=READ_TOKEN_TIMEOUT_S,
+        repeatable=True,
     )
     if answer.status == 403:
         raise AnonTaskAccessDenied(f"task {task_id} may not be read anonymously (403): {answer.error}", task_id=task_id)

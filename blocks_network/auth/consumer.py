@@ -12,6 +12,9 @@ from blocks_network.errors import ApiError, AuthRefreshFailedError, Configuratio
 
 __all__ = ["ConsumerAuth"]
 
+PATIENCE_S = 10.0
+"""With a network that says that it has no time."""
+
 
 class ConsumerAuth:
     """Keeps a consumer's bearer fresh. Exactly one mode; `api_key` needs `base_url`.
@@ -36,7 +39,7 @@ class ConsumerAuth:
             raise ConfigurationError("api_key needs base_url")
         self._api_key = api_key
         self._endpoint, self._provider = token_endpoint, token_provider
-        self._caller = Caller(base_url) if base_url else None
+        self._caller = Caller(base_url, patience_s=PATIENCE_S) if base_url else None
         self._keeper = TokenKeeper(self._acquire, whose="consumer", on_failure=on_auth_error)
 
     def init(self) -> None:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["TaskClient"]
 
+PATIENCE_S = 30.0
+"""With a network that says that it has no time (429, 502, 503, 504), or when to come back (Retry-After)."""
+
 
 class TaskClient:
     """A consumer of one network, in one billing mode. Made by `create`; services may construct it themselves.
@@ -82,8 +85,8 @@ class TaskClient:
         self._consumer_auth: ConsumerAuth | None = None
         caller = reader = None
         if base_url:
-            caller = Caller(base_url, agent_auth or auth_provider, extra_headers=rpc_headers)
-            reader = Caller(base_url, auth_provider or agent_auth, extra_headers=rpc_headers)
+            caller = Caller(base_url, agent_auth or auth_provider, extra_headers=rpc_headers, patience_s=PATIENCE_S)
+            reader = Caller(base_url, auth_provider or agent_auth, extra_headers=rpc_headers, patience_s=PATIENCE_S)
         self._reader = reader
         self._link = Link(
             caller,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 from blocks_network import settings
 from blocks_network.api.cdm import BillingMode, fetch_cdm_config
@@ -28,7 +27,7 @@ def checked_billing_mode(value: object) -> BillingMode:
         raise ConfigurationError(
             f"billing_mode is 'free' or 'paid', not {value!r}", hint="get_agent(name).billing_mode says how it bills"
         )
-    return cast("BillingMode", value)
+    return value
 
 
 def find_network(

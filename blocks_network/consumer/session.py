@@ -12,6 +12,7 @@ from blocks_network.consumer.delivery import CallbackErrorContext, Interest
 from blocks_network.consumer.downloads import download_artifact, fetch_into, save_all
 from blocks_network.consumer.following import Following, SessionFacts
 from blocks_network.consumer.link import Link
+from blocks_network.consumer.record import Entry
 from blocks_network.consumer.result import TaskResult
 from blocks_network.errors import (
     SessionClosedError,
@@ -191,12 +192,7 @@ class TaskSession:
         deadline = None if timeout is None else time.monotonic() + timeout
         asked = 0
         while True:
-            with self._changed:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._changed.wait_for(lambda n=asked: len(self._record.streams) > n or self._streamless(), left)  # type: ignore[misc]
-                fresh = [] if self._inside.abandoned else list(self._record.streams.values())[asked:]
-                if not fresh:
-                    self._raise_streamless("a stream that fits")
+            fresh = self._further_streams(asked, deadline)
             if not fresh:
                 raise self._timed_out("announced no stream that fits", timeout)
             asked += len(fresh)
@@ -276,14 +272,7 @@ class TaskSession:
         self._inside.recall()
         number = 0
         while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda n=number: self._record.entry_from(n) is not None or self._inside.unwaitable()
-                )
-                entry = self._record.entry_from(number)
-                if entry is None:
-                    self._inside.raise_unwaitable()
-                    return
+            entry = self._next_entry(number)
             number = entry.number + 1
             if isinstance(entry.value, TaskEvent):
                 yield entry.value
@@ -300,6 +289,26 @@ class TaskSession:
     def _over(self, here: bool) -> bool:
         known = self._record.terminal is not None
         return self._inside.ended or (known and here) or self._inside.unwaitable()
+
+    def _next_entry(self, number: int) -> Entry:
+        """Waits for the entry with this number, or a later one. SessionClosedError when none will come."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._record.entry_from(number) is not None or self._inside.unwaitable())
+            entry = self._record.entry_from(number)
+            if entry is None:
+                self._inside.raise_unwaitable()
+        assert entry is not None
+        return entry
+
+    def _further_streams(self, known: int, deadline: float | None) -> list[StreamRef]:
+        """Waits for streams beyond the `known` first; none when the time is over."""
+        with self._changed:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._changed.wait_for(lambda: len(self._record.streams) > known or self._streamless(), left)
+            fresh = [] if self._inside.abandoned else list(self._record.streams.values())[known:]
+            if not fresh:
+                self._raise_streamless("a stream that fits")
+            return fresh
 
     def _match(self, name: str | None) -> StreamRef | None:
         """With the lock held: a declared name goes before an id; without a name, the first one."""

@@ -24,6 +24,7 @@ from blocks_network.server.access.tokens import CapabilityTokens
 from blocks_network.server.api.app import build_api
 from blocks_network.server.api.services import Services
 from blocks_network.server.blobs.directory import DirectoryBlobs
+from blocks_network.server.blobs.sessions import UploadSessions
 from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.config import NodeConfig
 from blocks_network.server.datadir import DataDirectory, Identity
@@ -34,6 +35,7 @@ from blocks_network.server.metrics import CONTENT_TYPE, Metrics
 from blocks_network.server.presence.embedded import EmbeddedPresence
 from blocks_network.server.store.database import IN_MEMORY, Database
 from blocks_network.server.tasks.service import TaskService
+from blocks_network.server.tasks.streams import SETUP_PREFIX, StreamSetups
 
 __all__ = ["Network"]
 
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 OWNER_ORG, OWNER_USER = "org_local", "user_local"
 """Who the API key of a node stands for."""
+TASK_PREFIX = "u."
 
 
 class Part(Protocol):
@@ -75,7 +78,7 @@ class Network:
         self.database = Database(directory.database_url if directory else IN_MEMORY)
         self.bus = EmbeddedBus(directory.bus_path if directory else None, limits)
         self.presence = EmbeddedPresence()
-        self.blobs = DirectoryBlobs(directory.blobs_path if directory else None)
+        self.blobs = DirectoryBlobs(directory.blobs_path if directory else None, capacity_bytes=limits.blobs_bytes)
 
         # who may do what
         revocations = Revocations(directory.revocations_path if directory else None)
@@ -92,6 +95,7 @@ class Network:
             keysets=keysets,
             capability_tokens=tokens,
             limits=limits,
+            uploads=UploadSessions(blobs=self.blobs, keysets=keysets),
         )
         self.gateway = Gateway(
             keysets=keysets,
@@ -125,9 +129,11 @@ class Network:
         self._ready = False
 
     def _open_gateway(self, tokens: CapabilityTokens) -> None:
-        """The operations that the gateway does not bring itself."""
+        """The operations that the gateway does not bring itself, and the channels on which the tasks have a say."""
         for operations in (groups, presence, actions):
             operations.routes(self.gateway)
+        self.gateway.intercept(TASK_PREFIX, self.tasks.intercept)
+        self.gateway.intercept(SETUP_PREFIX, StreamSetups(find=self.tasks.living, bus=self.bus, tokens=tokens))
         grants.routes(self.gateway, tokens)
         files.routes(self.gateway, self.blobs)
 

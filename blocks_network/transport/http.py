@@ -82,9 +82,7 @@ class Response:
 class StreamedResponse:
     """An answer whose content is still to be read: `status_code` and `headers` as of `Response`."""
 
-    def __init__(
-        self, answer: http.client.HTTPResponse, faults: Callable[[], AbstractContextManager[None]]
-    ) -> None:
+    def __init__(self, answer: http.client.HTTPResponse, faults: Callable[[], AbstractContextManager[None]]) -> None:
         self._answer, self._faults = answer, faults
         self.status_code: int = answer.status
         self.headers = answer.headers

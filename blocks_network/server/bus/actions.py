@@ -1,6 +1,6 @@
 """Message actions: what uuids attach to a stored message (a reaction, a receipt), kept beside it in the log.
 
-An action lives as long as its message: whatever removes the message (retention, a delete) removes it.
+An action lives as long as its message: whatever removes the message (retention, a delete) removes it, by a trigger.
 """
 
 from __future__ import annotations
@@ -16,15 +16,6 @@ from blocks_network.server.bus.log import ALIVE, NEVER, AppendLog, place_of
 
 __all__ = ["Action", "Actions", "LogActions", "NotAdded"]
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS action (
-    timetoken INTEGER PRIMARY KEY, message INTEGER NOT NULL, place INTEGER NOT NULL, keyset TEXT NOT NULL,
-    channel TEXT NOT NULL, uuid TEXT NOT NULL, type TEXT NOT NULL, value TEXT NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS action_once ON action (message, type, value, uuid);
-CREATE INDEX IF NOT EXISTS action_place ON action (place);
-CREATE TRIGGER IF NOT EXISTS message_gone AFTER DELETE ON message
-    BEGIN DELETE FROM action WHERE message = old.timetoken; END;
-"""
 COLUMNS = "timetoken, message, uuid, type, value"
 HERE = "place = :place AND keyset = :keyset AND channel = :channel"
 
@@ -54,7 +45,9 @@ class NotAdded(Enum):
 class Actions(Protocol):
     """Part of a bus. Answers of `add` and `remove` are durable when what is stored is. All raise BusFull."""
 
-    async def add(self, keyset: str, channel: str, message: int, *, uuid: str, type: str, value: str) -> Action | NotAdded:
+    async def add(
+        self, keyset: str, channel: str, message: int, *, uuid: str, type: str, value: str
+    ) -> Action | NotAdded:
         """Each action has a timetoken of its own, greater than all before."""
 
     async def remove(self, keyset: str, channel: str, message: int, timetoken: int) -> Action | None:
@@ -79,27 +72,36 @@ class LogActions:
 
     def __init__(self, log: AppendLog, now: Callable[[], int], *, per_message: int) -> None:
         self._log, self._now, self._per_message = log, now, per_message
+        self._last = 0
+        """The highest timetoken given. Belongs to the log's writer thread."""
 
-    async def start(self) -> None:
-        """The log is open."""
-        await self._log.change(lambda connection: connection.executescript(SCHEMA).close())
+    async def add(
+        self, keyset: str, channel: str, message: int, *, uuid: str, type: str, value: str
+    ) -> Action | NotAdded:
+        place, names = place_of(keyset, channel), (keyset, channel)
+        where = {**_here(keyset, channel), **self._log.alive(), "message": message}
+        now = self._now()
 
-    async def add(self, keyset: str, channel: str, message: int, *, uuid: str, type: str, value: str) -> Action | NotAdded:
-        row: dict[str, object] = {
-            **_here(keyset, channel),
-            **self._log.alive(),
-            "message": message,
-            "uuid": uuid,
-            "type": type,
-            "value": value,
-            "now_token": self._now(),
-            "most": self._per_message,
-        }
-        return await self._log.change(partial(_add, row))
+        def run(connection: sqlite3.Connection) -> Action | NotAdded:
+            """All checks and the insert see the same state: nothing else writes."""
+            if not _is_there(connection, where):
+                return NotAdded.NO_MESSAGE
+            if _number_of(connection, message) >= self._per_message:
+                return NotAdded.FULL
+            (highest,) = connection.execute("SELECT max(timetoken) FROM action").fetchone()
+            self._last = max(now, self._last + 1, (highest or 0) + 1)
+            added = connection.execute(
+                "INSERT OR IGNORE INTO action (timetoken, message, place, keyset, channel, uuid, type, value)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._last, message, place, *names, uuid, type, value),
+            )
+            return Action(self._last, message, uuid, type, value) if added.rowcount else NotAdded.REPEATED
+
+        return await self._log.change(run)
 
     async def remove(self, keyset: str, channel: str, message: int, timetoken: int) -> Action | None:
-        row = {**_here(keyset, channel), "message": message, "timetoken": timetoken}
-        return await self._log.change(partial(_remove, row))
+        where = {**_here(keyset, channel), "message": message, "timetoken": timetoken}
+        return await self._log.change(partial(_remove, where))
 
     async def of_channel(
         self, keyset: str, channel: str, *, after: int | None, before: int | None, limit: int
@@ -125,31 +127,26 @@ def _here(keyset: str, channel: str) -> dict[str, int | str]:
     return {"place": place_of(keyset, channel), "keyset": keyset, "channel": channel}
 
 
-def _add(row: dict[str, object], connection: sqlite3.Connection) -> Action | NotAdded:
-    """All checks and the insert see the same state: nothing else writes."""
-    there = connection.execute(
-        f"SELECT 1 FROM message WHERE timetoken = :message AND {HERE} AND ({ALIVE})",  # noqa: S608 - constants of ours
-        row,
-    ).fetchone()
-    if there is None:
-        return NotAdded.NO_MESSAGE
-    (number,) = connection.execute("SELECT count(*) FROM action WHERE message = :message", row).fetchone()
-    if number >= row["most"]:  # type: ignore[operator]
-        return NotAdded.FULL
-    added = connection.execute(
-        "INSERT OR IGNORE INTO action SELECT max(:now_token, coalesce(max(timetoken) + 1, 0)), :message, :place, :keyset,"
-        f" :channel, :uuid, :type, :value FROM action WHERE true RETURNING {COLUMNS}",
-        row,
-    ).fetchone()
-    return NotAdded.REPEATED if added is None else Action(*added)
+def _is_there(connection: sqlite3.Connection, where: dict[str, int | str]) -> bool:
+    """Whether the message is stored, and not too old to be seen."""
+    query = f"SELECT 1 FROM message WHERE timetoken = :message AND {HERE} AND ({ALIVE})"  # noqa: S608 - constants of ours
+    return connection.execute(query, where).fetchone() is not None
 
 
-def _remove(row: dict[str, object], connection: sqlite3.Connection) -> Action | None:
-    gone = connection.execute(
-        f"DELETE FROM action WHERE timetoken = :timetoken AND message = :message AND {HERE} RETURNING {COLUMNS}",  # noqa: S608
-        row,
+def _number_of(connection: sqlite3.Connection, message: int) -> int:
+    (number,) = connection.execute("SELECT count(*) FROM action WHERE message = ?", (message,)).fetchone()
+    return int(number)
+
+
+def _remove(where: dict[str, int | str], connection: sqlite3.Connection) -> Action | None:
+    row = connection.execute(
+        f"SELECT {COLUMNS} FROM action WHERE timetoken = :timetoken AND message = :message AND {HERE}",  # noqa: S608
+        where,
     ).fetchone()
-    return None if gone is None else Action(*gone)
+    if row is None:
+        return None
+    connection.execute("DELETE FROM action WHERE timetoken = :timetoken", where)
+    return Action(*row)
 
 
 def _of_channel(asked: dict[str, object], connection: sqlite3.Connection) -> list[Action]:

@@ -76,7 +76,6 @@ class EmbeddedBus:
         """sqlite3.Error when the log cannot be opened."""
         self._loop = asyncio.get_running_loop()
         highest = await self._loop.run_in_executor(None, self._log.open)
-        await self.actions.start()
         self._given = highest
         self._tails = self._new_tails(highest)
         if self._log.durable:

@@ -48,6 +48,13 @@ CREATE TABLE IF NOT EXISTS message (
     ttl_hours INTEGER, expires INTEGER);
 CREATE INDEX IF NOT EXISTS message_place ON message (place);
 CREATE INDEX IF NOT EXISTS message_expires ON message (expires) WHERE expires IS NOT NULL;
+CREATE TABLE IF NOT EXISTS action (
+    timetoken INTEGER PRIMARY KEY, message INTEGER NOT NULL, place INTEGER NOT NULL, keyset TEXT NOT NULL,
+    channel TEXT NOT NULL, uuid TEXT NOT NULL, type TEXT NOT NULL, value TEXT NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS action_once ON action (message, type, value, uuid);
+CREATE INDEX IF NOT EXISTS action_place ON action (place);
+CREATE TRIGGER IF NOT EXISTS message_gone AFTER DELETE ON message
+    BEGIN DELETE FROM action WHERE message = old.timetoken; END;
 CREATE TABLE IF NOT EXISTS reserve (one INTEGER PRIMARY KEY CHECK (one = 1), upto INTEGER NOT NULL);
 INSERT OR IGNORE INTO reserve VALUES (1, 0);
 """

@@ -40,12 +40,12 @@ class History:
         self._gateway, self._bus, self._limits = gateway, gateway.bus, gateway.limits
 
     async def fetch(self, request: Request, keyset: Keyset) -> Reply:
-        channels = self._channels(request, keyset, 5, Bits.READ)
+        channels = self.allowed_channels(request, keyset, 5, Bits.READ)
         most = MAX_OF_ONE if len(channels) == 1 else MAX_OF_SEVERAL
         limit = request.number("max", most, low=1, high=most) or most
         fields = []
         for channel in channels:
-            messages = await self._page(request, keyset, channel, limit)
+            messages = await self.page(request, keyset, channel, limit)
             if messages:
                 items = b",".join(item_of(message, request) for message in messages)
                 fields.append(b"%b:[%b]" % (quoted(channel), items))
@@ -53,16 +53,16 @@ class History:
         return Reply(200, body)
 
     async def history_v2(self, request: Request, keyset: Keyset) -> Reply:
-        (channel,) = self._channels(request, keyset, 5, Bits.READ)[:1]
+        (channel,) = self.allowed_channels(request, keyset, 5, Bits.READ)[:1]
         limit = request.number("count", MAX_OF_ONE, low=1, high=MAX_OF_ONE) or MAX_OF_ONE
-        messages = await self._page(request, keyset, channel, limit)
+        messages = await self.page(request, keyset, channel, limit)
         if not messages:
             return Reply(200, b"[[],0,0]")
         items = b",".join(_item_v2(message, request) for message in messages)
         return Reply(200, b"[[%b],%d,%d]" % (items, messages[0].timetoken, messages[-1].timetoken))
 
     async def message_counts(self, request: Request, keyset: Keyset) -> Reply:
-        channels = self._channels(request, keyset, 5, Bits.READ)
+        channels = self.allowed_channels(request, keyset, 5, Bits.READ)
         text = request.query.get("channelsTimetoken") or request.query.get("timetoken", "")
         tokens = text.split(",")
         if not all(token.isascii() and token.isdigit() and len(token) < 20 for token in tokens):
@@ -79,13 +79,13 @@ class History:
 
     async def delete(self, request: Request, keyset: Keyset) -> Reply:
         """`start < timetoken <= end`; without bounds everything."""
-        (channel,) = self._channels(request, keyset, 5, Bits.DELETE)[:1]
+        (channel,) = self.allowed_channels(request, keyset, 5, Bits.DELETE)[:1]
         start, end = request.number("start"), request.number("end")
         before = end + 1 if end is not None else None
         await self._bus.delete(keyset.subscribe_key, channel, after=start, before=before)
         return json_reply(FINE)
 
-    def _channels(self, request: Request, keyset: Keyset, index: int, bits: Bits) -> list[str]:
+    def allowed_channels(self, request: Request, keyset: Keyset, index: int, bits: Bits) -> list[str]:
         channels = request.names(index)
         if not channels:
             raise bad_request("No channels", "History")
@@ -94,7 +94,7 @@ class History:
         self._gateway.authorize(request, keyset, [Need(name, bits) for name in channels])
         return channels
 
-    async def _page(self, request: Request, keyset: Keyset, channel: str, limit: int) -> list[Message]:
+    async def page(self, request: Request, keyset: Keyset, channel: str, limit: int) -> list[Message]:
         start, end = request.number("start"), request.number("end")
         forward = request.flag("reverse")
         if start is not None and end is not None:

@@ -24,7 +24,7 @@ from blocks_network.server.store.outbox import OutboxMessage
 from blocks_network.server.tasks.ledger import Outgoing
 from blocks_network.server.tasks.leases import Fleet
 from blocks_network.server.tasks.live import LiveTask
-from blocks_network.wire.channels import setup_channel
+from blocks_network.wire.channels import setup_channel, upload_channel
 from blocks_network.wire.control import PIPE_MAX_MINUTES, targeted_meta
 from blocks_network.wire.versions import PROTOCOL_VERSION
 
@@ -67,6 +67,7 @@ class TaskTokens:
         channels = {
             task.channel: Bits.READ | Bits.WRITE,
             setup_channel(task.task_id, task.org_id): Bits.WRITE,
+            **dict.fromkeys(_input_channels(task), Bits.READ),
         }
         return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels)
 
@@ -95,6 +96,17 @@ class TaskTokens:
         if task.max_running_s is not None:
             return _bounded(math.ceil(task.max_running_s / 60) + SPARE_MINUTES)
         return REQUEST_MINUTES
+
+
+def _input_channels(task: LiveTask) -> set[str]:
+    """Where the request's files lie. A sender may name any channel: only those of its own uploads count."""
+    mine = upload_channel(task.org_id, "")
+    if mine not in task.request:
+        return set()
+    parts = msgspec.json.decode(task.request).get("requestParts") or []
+    refs = [part.get("artifactRef") or {} for part in parts]
+    named = {ref.get("channel") for ref in refs}
+    return {channel for channel in named if isinstance(channel, str) and channel.startswith(mine)}
 
 
 def _bounded(minutes: int) -> int:

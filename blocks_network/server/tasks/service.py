@@ -129,6 +129,10 @@ class TaskService:
         """For the gateway, on channels that start with `u.`: keeps back what must not follow (see gate.py)."""
         return await self._gate(draft)
 
+    def living(self, task_id: str) -> LiveTask | None:
+        """The task, unless it has ended or never was."""
+        return self._overseer.living.get(task_id)
+
     def agent_changed(self, agent_name: str) -> None:
         """The agent's registry entry is another one now, or gone."""
         self._directory.changed(agent_name)
@@ -302,6 +306,17 @@ class TaskService:
         if side != principal.org_id:
             raise task_not_found(task_id)
         return self._grant(record)
+
+    def running_for(self, principal: Principal, task_id: str) -> LiveTask:
+        """The living task that the caller's agents have in hand: to it outputs may be added. TaskRefusal."""
+        task = self._overseer.living.get(task_id)
+        if task is None or task.provider_org_id != principal.org_id:
+            raise task_not_found(task_id)
+        if principal.agent_id not in (None, task.agent_id):
+            raise task_not_found(task_id)
+        if task.closing is not None:
+            raise TaskRefusal("TaskEnded", f"task {task_id} is ending; nothing can be added to it")
+        return task
 
     def _grant(self, record: TaskRecord) -> ReadGrant:
         return self._tokens.read(

@@ -1,0 +1,449 @@
+"""Presence and channel groups, as the unmodified sync client of `pubnub` sees them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from gateway_harness import GatewayNode, listen
+from pubnub.exceptions import PubNubException
+
+from blocks_network.server.access.authorizer import Bits
+from blocks_network.server.limits import Limits
+
+
+def refused(call: Callable[[], object]) -> int:
+    """The status of a call that must fail."""
+    with pytest.raises(PubNubException) as caught:
+        call()
+    return int(caught.value.get_status_code())
+
+
+def occupancy(client, channel: str) -> int:  # type: ignore[no-untyped-def]
+    return int(client.here_now().channels(channel).sync().result.total_occupancy)
+
+
+# -- presence ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_hears_its_own_join_and_others_come_and_go(gateway_node: GatewayNode) -> None:
+    first, second = gateway_node.client("u1"), gateway_node.client("u2")
+    ear = listen(first, ["room"], presence=True)
+    own = ear.next_event()
+    assert (own.event, own.uuid, own.occupancy, own.channel) == ("join", "u1", 1, "room")
+    listen(second, ["room"])
+    came = ear.next_event()
+    assert (came.event, came.uuid, came.occupancy) == ("join", "u2", 2)
+    second.unsubscribe().channels("room").execute()
+    gone = ear.next_event()
+    assert (gone.event, gone.uuid, gone.occupancy) == ("leave", "u2", 1)
+    assert isinstance(gone.timestamp, int)
+
+
+def test_the_event_carries_what_filters_ask_for(gateway_node: GatewayNode) -> None:
+    key = gateway_node.open_keyset.subscribe_key
+    _, hello = gateway_node.ask(f"/v2/subscribe/{key}/room-pnpres/0?uuid=watcher&tt=0")
+    state = quote(json.dumps({"room": {"slots": 2}}))
+    gateway_node.ask(f"/v2/presence/sub-key/{key}/channel/room/heartbeat?uuid=u1&heartbeat=20&state={state}")
+    _, news = gateway_node.ask(f"/v2/subscribe/{key}/room-pnpres/0?uuid=watcher&tt={hello['t']['t']}&tr=1")
+    (event,) = news["m"]
+    assert (event["c"], event["b"]) == ("room-pnpres", "room-pnpres")
+    assert "i" not in event
+    at_ms = event["d"].pop("precise_timestamp")
+    assert event["d"] == {
+        "action": "join",
+        "uuid": "u1",
+        "timestamp": at_ms // 1000,
+        "occupancy": 1,
+        "data": {"slots": 2},
+    }
+    assert event["u"] == {
+        "pn_action": "join",
+        "pn_channel": "room",
+        "pn_ispresence": 1,
+        "pn_occupancy": 1,
+        "pn_precise_timestamp": at_ms,
+        "pn_timestamp": at_ms // 1000,
+        "pn_uuid": "u1",
+        "pn_state_slots": 2,
+    }
+
+
+def test_who_stays_silent_is_timed_out_although_its_poll_is_open(gateway_node: GatewayNode) -> None:
+    watcher, silent = gateway_node.client("watcher"), gateway_node.client("silent")
+    ear = listen(watcher, ["room-pnpres"])
+    silent.config.set_presence_timeout_with_custom_interval(20, 0)
+    listen(silent, ["room"])
+    assert ear.next_event().event == "join"
+    gateway_node.pass_time(19)
+    assert occupancy(watcher, "room") == 1
+    gateway_node.pass_time(2)
+    gone = ear.next_event()
+    assert (gone.event, gone.uuid, gone.occupancy) == ("timeout", "silent", 0)
+    assert occupancy(watcher, "room") == 0
+
+
+def test_a_heartbeat_joins_and_prolongs(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    key = gateway_node.open_keyset.subscribe_key
+    beat = f"/v2/presence/sub-key/{key}/channel/room,room-pnpres/heartbeat?uuid=u1&heartbeat=20"
+    assert gateway_node.ask(beat) == (200, {"status": 200, "message": "OK", "service": "Presence"})
+    gateway_node.pass_time(15)
+    gateway_node.ask(beat)
+    gateway_node.pass_time(15)
+    assert client.where_now().uuid("u1").sync().result.channels == ["room"]
+    gateway_node.pass_time(6)
+    assert client.where_now().uuid("u1").sync().result.channels == []
+
+
+def test_a_leave_is_answered_also_for_who_is_absent(gateway_node: GatewayNode) -> None:
+    key = gateway_node.open_keyset.subscribe_key
+    status, answer = gateway_node.ask(f"/v2/presence/sub-key/{key}/channel/room/leave?uuid=nobody")
+    assert (status, answer["action"]) == (200, "leave")
+
+
+@pytest.mark.parametrize("uuid", ["", "u" * 300, "a%00b"])
+def test_nobody_is_present_without_a_usable_uuid(gateway_node: GatewayNode, uuid: str) -> None:
+    key = gateway_node.open_keyset.subscribe_key
+    status, answer = gateway_node.ask(f"/v2/presence/sub-key/{key}/channel/room/heartbeat?uuid={uuid}")
+    assert (status, answer["service"], answer["error"]) == (400, "Presence", True)
+
+
+def test_here_now_of_one_channel(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    assert occupancy(client, "room") == 0
+    listen(client, ["room"])
+    listen(gateway_node.client("u2"), ["room"])
+    client.set_state().channels(["room"]).state({"free": 3}).sync()
+
+    (channel,) = client.here_now().channels("room").sync().result.channels
+    assert [occupant.uuid for occupant in channel.occupants] == ["u1", "u2"]
+    (channel,) = client.here_now().channels("room").include_state(True).sync().result.channels
+    assert [(occupant.uuid, occupant.state) for occupant in channel.occupants] == [("u1", {"free": 3}), ("u2", None)]
+    (channel,) = client.here_now().channels("room").include_uuids(False).sync().result.channels
+    assert (channel.occupancy, channel.occupants) == (2, [])
+
+
+def test_here_now_pages_by_limit_and_offset_with_the_whole_occupancy(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("watcher")
+    key = gateway_node.open_keyset.subscribe_key
+    for number in range(5):
+        gateway_node.ask(f"/v2/presence/sub-key/{key}/channel/room/heartbeat?uuid=u{number}")
+    result = client.here_now().channels("room").limit(2).offset(2).sync().result
+    assert [occupant.uuid for occupant in result.channels[0].occupants] == ["u2", "u3"]
+    assert result.total_occupancy == 5
+    assert client.here_now().channels("room").limit(0).sync().result.channels[0].occupants == []
+    assert refused(lambda: client.here_now().channels("room").offset(-1).sync()) == 400
+
+
+def test_here_now_of_several_channels_of_groups_and_of_everybody(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["a", "b", "c"]).sync()
+    listen(client, ["a", "b"])
+    listen(gateway_node.client("u2"), ["b"])
+
+    result = client.here_now().channels(["a", "b", "empty"]).sync().result
+    assert (result.total_channels, result.total_occupancy) == (2, 3)
+    assert {channel.channel_name: channel.occupancy for channel in result.channels} == {"a": 1, "b": 2}
+    result = client.here_now().channel_groups("lobby").sync().result
+    assert {channel.channel_name: channel.occupancy for channel in result.channels} == {"a": 1, "b": 2}
+    result = client.here_now().sync().result
+    assert (result.total_channels, result.total_occupancy) == (2, 3)
+    assert client.here_now().channels(["x", "y"]).sync().result.total_occupancy == 0
+
+
+def test_names_of_a_long_answer_are_cut_and_its_numbers_are_not() -> None:
+    node = GatewayNode(Limits(here_now_names=3)).start()
+    try:
+        key = node.open_keyset.subscribe_key
+        for uuid in ("u1", "u2"):
+            node.ask(f"/v2/presence/sub-key/{key}/channel/a,b,c/heartbeat?uuid={uuid}")
+        _, answer = node.ask(f"/v2/presence/sub-key/{key}")
+    finally:
+        node.stop()
+    payload = answer["payload"]
+    assert (payload["total_channels"], payload["total_occupancy"]) == (3, 6)
+    assert sum(len(channel["uuids"]) for channel in payload["channels"].values()) == 3
+    assert [channel["occupancy"] for channel in payload["channels"].values()] == [2, 2, 2]
+
+
+def test_state_is_replaced_told_and_ends_with_the_leave(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    ear = listen(client, ["room"], presence=True)
+    assert ear.next_event().event == "join"
+    assert client.set_state().channels(["room"]).state({"a": 1, "b": 2}).sync().result.state == {"a": 1, "b": 2}
+    told = ear.next_event()
+    assert (told.event, told.uuid, told.occupancy, told.state) == ("state-change", "u1", 1, {"a": 1, "b": 2})
+    client.set_state().channels(["room"]).state({"b": 3}).sync()
+    assert client.get_state().channels(["room"]).sync().result.channels == {"room": {"b": 3}}
+    client.unsubscribe().channels(["room"]).execute()
+    other = gateway_node.client("u2")
+    watching = listen(other, ["room-pnpres"])
+    listen(gateway_node.client("u3"), ["room"])
+    assert watching.next_event().uuid == "u3"
+    assert other.get_state().channels(["room"]).uuid("u1").sync().result.channels == {"room": {}}
+
+
+def test_state_of_several_channels_and_of_groups(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["b"]).sync()
+    listen(client, ["a"], ["lobby"])
+    client.set_state().channels(["a"]).channel_groups(["lobby"]).state({"n": 1}).sync()
+    result = client.get_state().channels(["a", "c"]).channel_groups(["lobby"]).sync().result
+    assert result.channels == {"a": {"n": 1}, "b": {"n": 1}, "c": {}}
+
+
+def test_state_set_before_the_join_is_there_at_the_join(gateway_node: GatewayNode) -> None:
+    watcher, client = gateway_node.client("watcher"), gateway_node.client("u1")
+    ear = listen(watcher, ["room-pnpres"])
+    client.set_state().channels(["room"]).state({"slots": 4}).sync()
+    assert occupancy(watcher, "room") == 0
+    listen(client, ["room"])
+    came = ear.next_event()
+    assert (came.event, came.uuid, came.state) == ("join", "u1", {"slots": 4})
+
+
+def test_state_of_a_subscribe_and_of_a_heartbeat_is_the_uuids_state(gateway_node: GatewayNode) -> None:
+    """The client repeats a state that it has set with every poll and heartbeat, also after a timeout."""
+    client, watcher = gateway_node.client("u1"), gateway_node.client("watcher")
+    ear = listen(client, ["room"])
+    client.set_state().channels(["room"]).state({"slots": 4}).sync()
+    gateway_node.pass_time(301)
+    assert occupancy(watcher, "room") == 0
+    watcher.publish().channel("room").message("wake").sync()  # the poll that follows joins again
+    ear.next_message()
+    heard = listen(watcher, ["room-pnpres"])
+    watcher.publish().channel("room").message("again").sync()
+    ear.next_message()
+    assert heard.events.empty() or heard.next_event().state == {"slots": 4}
+    (channel,) = watcher.here_now().channels("room").include_state(True).sync().result.channels
+    assert [(occupant.uuid, occupant.state) for occupant in channel.occupants] == [("u1", {"slots": 4})]
+
+
+@pytest.mark.parametrize("state", ["", "7", "[1]", "{", '{"a":NaN}', '{"a":' * 40 + "1" + "}" * 40])
+def test_a_state_that_is_no_small_object_is_refused(gateway_node: GatewayNode, state: str) -> None:
+    key = gateway_node.open_keyset.subscribe_key
+    path = f"/v2/presence/sub-key/{key}/channel/room/uuid/u1/data?uuid=u1&state={quote(state)}"
+    assert gateway_node.ask(path)[0] == 400
+
+
+def test_a_state_that_is_too_large_is_refused(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    state = {"text": "x" * gateway_node.limits.state_bytes}
+    assert refused(lambda: client.set_state().channels(["room"]).state(state).sync()) == 400
+
+
+# -- channel groups ----------------------------------------------------------------------------------------------------
+
+
+def test_a_groups_channels_are_added_listed_removed_and_deleted(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+
+    def members() -> list[str]:
+        return list(client.list_channels_in_channel_group().channel_group("lobby").sync().result.channels)
+
+    assert members() == []
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["a", "b", "c"]).sync()
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["b", "d"]).sync()
+    assert members() == ["a", "b", "c", "d"]
+    client.remove_channel_from_channel_group().channel_group("lobby").channels(["b", "absent"]).sync()
+    assert members() == ["a", "c", "d"]
+    key = gateway_node.open_keyset.subscribe_key
+    _, listed = gateway_node.ask(f"/v1/channel-registration/sub-key/{key}/channel-group?uuid=u1")
+    assert listed["payload"] == {"sub_key": key, "groups": ["lobby"]}
+    client.remove_channel_group().channel_group("lobby").sync()
+    assert members() == []
+    assert (
+        gateway_node.ask(f"/v1/channel-registration/sub-key/{key}/channel-group?uuid=u1")[1]["payload"]["groups"] == []
+    )
+
+
+def test_messages_come_by_the_groups_name(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["a", "b"]).sync()
+    ear = listen(client, groups=["lobby"])
+    client.publish().channel("b").message({"n": 1}).sync()
+    heard = ear.next_message()
+    assert (heard.channel, heard.subscription, heard.message) == ("b", "lobby", {"n": 1})
+
+
+def test_a_channel_that_is_added_is_heard_by_a_poll_that_waits_already(gateway_node: GatewayNode) -> None:
+    client, other = gateway_node.client("u1"), gateway_node.client("u2")
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["a"]).sync()
+    ear = listen(client, groups=["lobby"])
+    other.add_channel_to_channel_group().channel_group("lobby").channels(["late"]).sync()
+    other.publish().channel("late").message("now").sync()
+    assert ear.next_message().message == "now"
+    other.remove_channel_from_channel_group().channel_group("lobby").channels(["late"]).sync()
+    other.publish().channel("late").message("unheard").sync()
+    other.publish().channel("a").message("heard").sync()
+    assert ear.next_message().message == "heard"
+
+
+def test_nothing_is_lost_between_the_polls_of_a_group(gateway_node: GatewayNode) -> None:
+    client, other = gateway_node.client("u1"), gateway_node.client("u2")
+    names = [f"c{number}" for number in range(10)]
+    client.add_channel_to_channel_group().channel_group("lobby").channels(names).sync()
+    ear = listen(client, groups=["lobby"])
+    for number in range(300):
+        other.publish().channel(names[number % 10]).message(number).sync()
+    assert [ear.next_message().message for _ in range(300)] == list(range(300))
+
+
+def test_presence_of_a_groups_members_comes_by_the_groups_presence_name(gateway_node: GatewayNode) -> None:
+    client, other = gateway_node.client("u1"), gateway_node.client("u2")
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["a"]).sync()
+    ear = listen(client, groups=["lobby"], presence=True)
+    own = ear.next_event()
+    assert (own.event, own.uuid, own.channel, own.subscription) == ("join", "u1", "a", "lobby")
+    listen(other, groups=["lobby"])
+    assert (ear.next_event().uuid, occupancy(other, "a")) == ("u2", 2)
+    other.unsubscribe().channel_groups("lobby").execute()
+    gone = ear.next_event()
+    assert (gone.event, gone.uuid, gone.channel) == ("leave", "u2", "a")
+
+
+def test_names_of_any_kind_are_members(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("u1")
+    names = ["a b", "a/b", "größe", "x-pnpres"]
+    client.add_channel_to_channel_group().channel_group("my/lobby").channels(names).sync()
+    assert client.list_channels_in_channel_group().channel_group("my/lobby").sync().result.channels == names
+
+
+@pytest.mark.parametrize("group", ["a*", "a-pnpres", "a%2Cb", "%01groups"])
+def test_a_group_needs_a_plain_name(gateway_node: GatewayNode, group: str) -> None:
+    key = gateway_node.open_keyset.subscribe_key
+    status, answer = gateway_node.ask(f"/v1/channel-registration/sub-key/{key}/channel-group/{group}?add=x&uuid=u1")
+    assert (status, answer["error"]) == (400, True)
+
+
+def test_groups_are_bounded() -> None:
+    limits = Limits(channels_per_registration=3, channels_per_group=4, groups_per_keyset=2)
+    node = GatewayNode(limits).start()
+    try:
+        client = node.client("u1")
+
+        def add(group: str, *channels: str) -> object:
+            return client.add_channel_to_channel_group().channel_group(group).channels(list(channels)).sync()
+
+        assert refused(lambda: add("g1", "a", "b", "c", "d")) == 400
+        add("g1", "a", "b", "c")
+        add("g1", "a", "b", "d")
+        assert refused(lambda: add("g1", "e")) == 400
+        assert client.list_channels_in_channel_group().channel_group("g1").sync().result.channels == list("abcd")
+        add("g2", "a")
+        assert refused(lambda: add("g3", "a")) == 400
+        client.remove_channel_group().channel_group("g2").sync()
+        add("g3", "a")
+    finally:
+        node.stop()
+
+
+def test_groups_outlive_a_restart(tmp_path: Path) -> None:
+    node = GatewayNode(directory=tmp_path).start()
+    try:
+        client = node.client("u1")
+        client.add_channel_to_channel_group().channel_group("kept").channels(["a", "b"]).sync()
+        client.remove_channel_from_channel_group().channel_group("kept").channels(["a"]).sync()
+        client.add_channel_to_channel_group().channel_group("gone").channels(["a"]).sync()
+        client.remove_channel_group().channel_group("gone").sync()
+    finally:
+        node.stop()
+    again = GatewayNode(directory=tmp_path).start()
+    try:
+        client = again.client("u1")
+        assert client.list_channels_in_channel_group().channel_group("kept").sync().result.channels == ["b"]
+        assert client.list_channels_in_channel_group().channel_group("gone").sync().result.channels == []
+        ear = listen(client, groups=["kept"])
+        client.publish().channel("b").message("still").sync()
+        assert ear.next_message().message == "still"
+    finally:
+        again.stop()
+
+
+# -- who may -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_with_read_may_ask_for_its_channels_alone(gateway_node: GatewayNode) -> None:
+    token = gateway_node.mint(channels={"mine": Bits.READ, "mine-pnpres": Bits.READ}, uuid="u1")
+    client = gateway_node.client("u1", token=token)
+    listen(client, ["mine"], presence=True)
+    assert occupancy(client, "mine") == 1
+    client.set_state().channels(["mine"]).state({"a": 1}).sync()
+    assert client.get_state().channels(["mine"]).sync().result.channels == {"mine": {"a": 1}}
+    assert refused(lambda: client.here_now().channels(["mine", "theirs"]).sync()) == 403
+    assert refused(lambda: client.get_state().channels(["theirs"]).sync()) == 403
+    assert refused(lambda: client.set_state().channels(["theirs"]).state({}).sync()) == 403
+    assert client.where_now().sync().result.channels == ["mine"]
+
+
+def test_the_refusal_names_what_was_refused(gateway_node: GatewayNode) -> None:
+    key = gateway_node.keyset.subscribe_key
+    token = gateway_node.mint(channels={"mine": Bits.READ})
+    path = f"/v2/presence/sub-key/{key}/channel/mine,theirs/heartbeat?channel-group=g&uuid=u1&auth={token}"
+    status, answer = gateway_node.ask(path)
+    assert (status, answer["payload"]) == (403, {"channels": ["theirs"], "channel-groups": ["g"]})
+
+
+@pytest.mark.parametrize("path", ["", "/channel/a/heartbeat", "/channel/a/leave", "/channel/a", "/uuid/u1"])
+def test_without_a_token_there_is_no_presence(gateway_node: GatewayNode, path: str) -> None:
+    key = gateway_node.keyset.subscribe_key
+    assert gateway_node.ask(f"/v2/presence/sub-key/{key}{path}?uuid=u1")[0] == 403
+
+
+def test_a_token_speaks_for_its_own_uuid_alone(gateway_node: GatewayNode) -> None:
+    key = gateway_node.keyset.subscribe_key
+    token = gateway_node.mint(channels={"room": Bits.READ}, uuid="u1")
+    path = f"/v2/presence/sub-key/{key}/channel/room"
+    assert gateway_node.ask(f"{path}/uuid/u2/data?uuid=u1&auth={token}&state=%7B%7D")[0] == 403
+    assert gateway_node.ask(f"{path}/leave?uuid=u2&auth={token}")[0] == 403
+    assert gateway_node.ask(f"{path}/uuid/u1/data?uuid=u1&auth={token}&state=%7B%7D")[0] == 200
+
+
+def test_the_whole_keyset_is_seen_by_its_secret_alone(gateway_node: GatewayNode) -> None:
+    token = gateway_node.mint(patterns={"^.*$": Bits.READ}, group_patterns={"^.*$": Bits.MANAGE}, uuid="u1")
+    listen(gateway_node.client("u1", token=token), ["room"])
+    assert refused(lambda: gateway_node.client("u1", token=token).here_now().sync()) == 403
+    signed = gateway_node.client("operator", secret=True)
+    assert signed.here_now().sync().result.total_occupancy == 1
+    key = gateway_node.keyset.subscribe_key
+    assert gateway_node.ask(f"/v1/channel-registration/sub-key/{key}/channel-group?uuid=u1&auth={token}")[0] == 403
+
+
+def test_signed_requests_of_every_kind_are_taken(gateway_node: GatewayNode) -> None:
+    client = gateway_node.client("operator", secret=True)
+    client.add_channel_to_channel_group().channel_group("lobby").channels(["a", "b"]).sync()
+    client.config.set_presence_timeout_with_custom_interval(20, 0)
+    ear = listen(client, ["x y"], ["lobby"], presence=True)
+    assert {ear.next_event().channel for _ in range(3)} == {"x y", "a", "b"}
+    client.set_state().channels(["x y"]).channel_groups(["lobby"]).state({"n": "ü ~"}).sync()
+    assert client.get_state().channels(["a"]).sync().result.channels == {"a": {"n": "ü ~"}}
+    assert client.here_now().channels(["x y"]).channel_groups(["lobby"]).sync().result.total_occupancy == 3
+    assert client.list_channels_in_channel_group().channel_group("lobby").sync().result.channels == ["a", "b"]
+    client.remove_channel_from_channel_group().channel_group("lobby").channels(["a"]).sync()
+    client.remove_channel_group().channel_group("lobby").sync()
+
+
+def test_reading_a_group_needs_read_and_changing_it_manage(gateway_node: GatewayNode) -> None:
+    manager = gateway_node.client("m", token=gateway_node.mint(groups={"lobby": Bits.MANAGE}))
+    reader = gateway_node.client("r", token=gateway_node.mint(groups={"lobby": Bits.READ}))
+    stranger = gateway_node.client("s", token=gateway_node.mint(groups={"other": Bits.READ | Bits.MANAGE}))
+    manager.add_channel_to_channel_group().channel_group("lobby").channels(["a"]).sync()
+    for client in (manager, reader):
+        assert client.list_channels_in_channel_group().channel_group("lobby").sync().result.channels == ["a"]
+    assert refused(lambda: stranger.list_channels_in_channel_group().channel_group("lobby").sync()) == 403
+    for change in (
+        reader.add_channel_to_channel_group().channel_group("lobby").channels(["b"]),
+        reader.remove_channel_from_channel_group().channel_group("lobby").channels(["a"]),
+        reader.remove_channel_group().channel_group("lobby"),
+    ):
+        assert refused(change.sync) == 403
+    ear = listen(reader, groups=["lobby"])  # without any right on its members
+    writer = gateway_node.client("w", token=gateway_node.mint(channels={"a": Bits.WRITE}))
+    writer.publish().channel("a").message("by the group").sync()
+    assert ear.next_message().message == "by the group"
+    assert refused(lambda: manager.here_now().channel_groups("lobby").sync()) == 403
+    assert reader.here_now().channel_groups("lobby").sync().result.total_occupancy == 1
