@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 DEFAULT_TIMEOUT_S = 30.0
 LATER = Backoff(first_s=0.5, factor=2, cap_s=5)
 """Between tries of a call that the network has no time for, where it does not say itself when to come back."""
+MAX_TRIES = 8
 NOT_TAKEN, UNDECIDED = frozenset({429, 503}), frozenset({502, 504})
 """Statuses that say that nothing was done; and those after which only a repeatable call may be made again."""
 _OWN_HEADERS = frozenset({"authorization", "content-type", "blocks-protocol-version", "x-write-affinity"})
@@ -142,8 +143,8 @@ class Caller:
             if answer.status == 401 and provider is not None and provider.on_auth_failure():
                 answer = self._once(method, path, body, bearer, provider, timeout_s)
             attempt += 1
-            pause = max(LATER.delay(attempt), answer.retry_after_s or 0.0)
-            if answer.status not in again or waited + pause > self._patience_s:
+            pause = LATER.delay(attempt) if answer.retry_after_s is None else answer.retry_after_s
+            if answer.status not in again or attempt == MAX_TRIES or waited + pause > self._patience_s:
                 return answer
             log.info("%s %s was answered with HTTP %d; again in %.1f s", method, path, answer.status, pause)
             time.sleep(pause)

@@ -28,6 +28,7 @@ from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.gateway import groups, presence
 from blocks_network.server.gateway.app import Gateway
+from blocks_network.server.gateway.polls import Poll
 from blocks_network.server.limits import Limits
 from blocks_network.server.listener import Listener, bind
 from blocks_network.server.presence.embedded import EmbeddedPresence
@@ -58,6 +59,7 @@ class GatewayNode:
         self._loop: asyncio.AbstractEventLoop
         self._ending: asyncio.Event
         self._fault: BaseException | None = None
+        self._held = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="gateway-node", daemon=True)
 
     # -- its life --------------------------------------------------------------------------------------------------
@@ -116,6 +118,14 @@ class GatewayNode:
             authorizer=Authorizer(self.tokens, skew_s=self.limits.token_skew_s),
             limits=self.limits,
         )
+        hold = gateway.polls.hold
+
+        def hold_and_tell(poll: Poll) -> None:
+            hold(poll)
+            with self._held:
+                self._held.notify_all()
+
+        gateway.polls.hold = hold_and_tell  # type: ignore[method-assign]
         groups.routes(gateway)
         presence.routes(gateway)
         if find_spec("blocks_network.server.gateway.actions"):
@@ -174,6 +184,11 @@ class GatewayNode:
             return answer.status, json.loads(answer.read())
         finally:
             connection.close()
+
+    def wait_held(self, number: int) -> None:
+        """Returns when so many polls wait for news."""
+        with self._held:
+            assert self._held.wait_for(lambda: len(self.gateway.polls) >= number, DEADLINE_S)
 
     def call(self, function: Callable[[], T]) -> T:
         """Runs it in the node's loop."""

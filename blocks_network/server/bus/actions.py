@@ -46,9 +46,9 @@ class Actions(Protocol):
     """Part of a bus. Answers of `add` and `remove` are durable when what is stored is. All raise BusFull."""
 
     async def add(
-        self, keyset: str, channel: str, message: int, *, uuid: str, type: str, value: str
+        self, keyset: str, channel: str, message: int, *, uuid: str, kind: str, value: str
     ) -> Action | NotAdded:
-        """Each action has a timetoken of its own, greater than all before."""
+        """`kind` is the action's type. Each action has a timetoken of its own, greater than all before."""
 
     async def remove(self, keyset: str, channel: str, message: int, timetoken: int) -> Action | None:
         """What was removed; None when there is no such action."""
@@ -76,7 +76,7 @@ class LogActions:
         """The highest timetoken given. Belongs to the log's writer thread."""
 
     async def add(
-        self, keyset: str, channel: str, message: int, *, uuid: str, type: str, value: str
+        self, keyset: str, channel: str, message: int, *, uuid: str, kind: str, value: str
     ) -> Action | NotAdded:
         place, names = place_of(keyset, channel), (keyset, channel)
         where = {**_here(keyset, channel), **self._log.alive(), "message": message}
@@ -93,9 +93,9 @@ class LogActions:
             added = connection.execute(
                 "INSERT OR IGNORE INTO action (timetoken, message, place, keyset, channel, uuid, type, value)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._last, message, place, *names, uuid, type, value),
+                (self._last, message, place, *names, uuid, kind, value),
             )
-            return Action(self._last, message, uuid, type, value) if added.rowcount else NotAdded.REPEATED
+            return Action(self._last, message, uuid, kind, value) if added.rowcount else NotAdded.REPEATED
 
         return await self._log.change(run)
 
@@ -106,7 +106,7 @@ class LogActions:
     async def of_channel(
         self, keyset: str, channel: str, *, after: int | None, before: int | None, limit: int
     ) -> list[Action]:
-        asked = {
+        asked: dict[str, int | str] = {
             **_here(keyset, channel),
             "after": -1 if after is None else after,
             "before": NEVER if before is None else before,
@@ -149,7 +149,7 @@ def _remove(where: dict[str, int | str], connection: sqlite3.Connection) -> Acti
     return Action(*row)
 
 
-def _of_channel(asked: dict[str, object], connection: sqlite3.Connection) -> list[Action]:
+def _of_channel(asked: dict[str, int | str], connection: sqlite3.Connection) -> list[Action]:
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM action WHERE {HERE} AND timetoken > :after AND timetoken < :before"  # noqa: S608
         " ORDER BY timetoken DESC LIMIT :limit",

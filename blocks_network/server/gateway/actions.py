@@ -59,7 +59,7 @@ class MessageActions:
         if not request.uuid:
             raise bad_request("Missing uuid", SERVICE)
         added = await self._bus.actions.add(
-            keyset.subscribe_key, channel, message, uuid=request.uuid, type=kind, value=value
+            keyset.subscribe_key, channel, message, uuid=request.uuid, kind=kind, value=value
         )
         if isinstance(added, NotAdded):
             raise _refusal(*REFUSALS[added])

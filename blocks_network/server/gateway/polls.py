@@ -6,14 +6,14 @@ A publish touches only those that wait for its channel. A wait has no thread and
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blocks_network.server.access.authorizer import Denied
 from blocks_network.server.bus import Bus, Message
 from blocks_network.server.gateway.envelope import Envelopes, answer_body
+from blocks_network.server.gateway.filters import Filter
 from blocks_network.server.gateway.names import Names, patterns_of
 from blocks_network.server.gateway.rates import PollCounts
 from blocks_network.server.gateway.refusals import denial
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from blocks_network.server.access.authorizer import Grant
     from blocks_network.server.gateway.app import Groups
 
-__all__ = ["Filter", "Poll", "Polls", "Selection"]
-
-Filter = Callable[[Mapping[str, Any] | None, Any], bool]
-"""A compiled filter expression: asked with a message's meta and its payload."""
+__all__ = ["Poll", "Polls", "Selection"]
 
 
 class Selection:
@@ -45,17 +42,12 @@ class Selection:
         chosen: list[bytes] = []
         for message in messages:
             name = self.names.match(message.draft.channel)
-            if name is None or (self.filter is not None and not _passes(self.filter, message)):
+            if name is None or (self.filter is not None and not self.filter(message.draft)):
                 continue
             chosen.append(self._envelopes.encode(message, name))
             if len(chosen) == self._limit and message is not messages[-1]:
                 return chosen, message.timetoken
         return chosen, None
-
-
-def _passes(passes: Filter, message: Message) -> bool:
-    meta = json.loads(message.draft.meta) if message.draft.meta is not None else None
-    return passes(meta if isinstance(meta, dict) else None, json.loads(message.draft.payload))
 
 
 class Poll(Held):

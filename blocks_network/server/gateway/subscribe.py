@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import Message
 from blocks_network.server.gateway.envelope import Envelopes, answer_body
+from blocks_network.server.gateway.filters import Filter, FilterError, compile_filter
 from blocks_network.server.gateway.joins import joined, named
 from blocks_network.server.gateway.names import Names
-from blocks_network.server.gateway.polls import Filter, Poll, Selection
+from blocks_network.server.gateway.polls import Poll, Selection
 from blocks_network.server.gateway.reply import Reply, bad_request
 from blocks_network.server.gateway.request import Request
+from blocks_network.server.limits import Limits
 
 if TYPE_CHECKING:
     from blocks_network.server.gateway.app import Gateway
@@ -34,7 +36,7 @@ class Subscribing:
         key = keyset.subscribe_key
         names = named(self._gateway, request, key, request.names(3))
         grant = self._gateway.authorize(request, keyset, names.needs())
-        passes = _compiled(request.query.get("filter-expr", ""), self._limits.filter_chars)
+        passes = _compiled(request.query.get("filter-expr", ""), self._limits)
         cursor = request.number("tt", 0) or 0
         if not cursor:
             cursor = await self._bus.current()  # before the join, so that its event is among what follows
@@ -70,17 +72,16 @@ class Subscribing:
         return found
 
 
-def _compiled(text: str, longest: int) -> Filter | None:
+def _compiled(text: str, limits: Limits) -> Filter | None:
     """None for no filter; 400 for one that is too long or malformed."""
     if not text.strip():
         return None
-    if len(text) > longest:
-        raise bad_request("Filter too long", "Subscribe")
-    return _compile(text)
+    try:
+        return _compile(text, limits.filter_chars, limits.filter_depth)
+    except FilterError as fault:
+        raise bad_request(f"Invalid filter expression: {fault}", "Subscribe") from None
 
 
 @lru_cache(maxsize=1024)
-def _compile(text: str) -> Filter:
-    from blocks_network.server.gateway.filters import compile_filter
-
-    return compile_filter(text)
+def _compile(text: str, max_chars: int, max_depth: int) -> Filter:
+    return compile_filter(text, max_chars=max_chars, max_depth=max_depth)
