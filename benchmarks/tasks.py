@@ -6,8 +6,8 @@
 - throughput: 2,000 such tasks, 64 in flight, 16 threads at the instance: tasks a second.
 - stream: 5,000 chunks of 20 bytes: chunks a second, and ms from the first write to the first chunk.
 - memory: resident MiB of each process after 1,000 and after 10,000 tasks.
-- `--against` runs a command before each round that prints what peers reach: one JSON object, by name, with `rtt.p50_ms`,
-  `throughput.tasks_per_s` and `stream.chunks_per_s`; the ratios are of medians of the same run.
+- `--against` runs a command before each round that prints what peers reach: one JSON object, by name, with
+  `rtt.p50_ms`, `throughput.tasks_per_s` and `stream.chunks_per_s`; the ratios are of medians of the same run.
 """
 
 from __future__ import annotations

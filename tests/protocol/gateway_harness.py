@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +25,7 @@ from blocks_network.server.access.keysets import Keyset, Keysets
 from blocks_network.server.access.tokens import CapabilityTokens
 from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.bus.embedded import EmbeddedBus
-from blocks_network.server.gateway import groups, presence
+from blocks_network.server.gateway import actions, files, grants, groups, presence
 from blocks_network.server.gateway.app import Gateway
 from blocks_network.server.gateway.polls import Poll
 from blocks_network.server.limits import Limits
@@ -128,18 +127,9 @@ class GatewayNode:
         gateway.polls.hold = hold_and_tell  # type: ignore[method-assign]
         groups.routes(gateway)
         presence.routes(gateway)
-        if find_spec("blocks_network.server.gateway.actions"):
-            from blocks_network.server.gateway import actions
-
-            actions.routes(gateway)
-        if find_spec("blocks_network.server.gateway.grants"):
-            from blocks_network.server.gateway import grants
-
-            grants.routes(gateway, self.tokens)
-        if find_spec("blocks_network.server.gateway.files"):
-            from blocks_network.server.gateway import files
-
-            files.routes(gateway, blobs)
+        actions.routes(gateway)
+        grants.routes(gateway, self.tokens)
+        files.routes(gateway, blobs)
         return gateway
 
     # -- what a test does with it ----------------------------------------------------------------------------------

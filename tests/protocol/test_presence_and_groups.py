@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 import pytest
 from gateway_harness import GatewayNode, listen
+from pubnub.endpoints.presence.heartbeat import Heartbeat
 from pubnub.endpoints.pubsub.subscribe import Subscribe
+from pubnub.enums import PNStatusCategory
 from pubnub.exceptions import PubNubException
 
 from blocks_network.server.access.authorizer import Bits
@@ -181,12 +183,10 @@ def test_state_is_replaced_told_and_ends_with_the_leave(gateway_node: GatewayNod
     assert (told.event, told.uuid, told.occupancy, told.state) == ("state-change", "u1", 1, {"a": 1, "b": 2})
     client.set_state().channels(["room"]).state({"b": 3}).sync()
     assert client.get_state().channels(["room"]).sync().result.channels == {"room": {"b": 3}}
-    client.unsubscribe().channels(["room"]).execute()
-    other = gateway_node.client("u2")
-    watching = listen(other, ["room-pnpres"])
-    listen(gateway_node.client("u3"), ["room"])
-    assert watching.next_event().uuid == "u3"
-    assert other.get_state().channels(["room"]).uuid("u1").sync().result.channels == {"room": {}}
+    client.unsubscribe().channels(["room", "room-pnpres"]).execute()
+    watcher = gateway_node.client("watcher")
+    assert ear.wait_status(PNStatusCategory.PNAcknowledgmentCategory)  # of the leave
+    assert watcher.get_state().channels(["room"]).uuid("u1").sync().result.channels == {"room": {}}
 
 
 def test_state_of_several_channels_and_of_groups(gateway_node: GatewayNode) -> None:
@@ -208,17 +208,17 @@ def test_state_set_before_the_join_is_there_at_the_join(gateway_node: GatewayNod
     assert (came.event, came.uuid, came.state) == ("join", "u1", {"slots": 4})
 
 
-def test_the_state_that_a_heartbeat_repeats_is_back_after_a_timeout(gateway_node: GatewayNode) -> None:
-    client, watcher = gateway_node.client("u1", enable_presence_heartbeat=True), gateway_node.client("watcher")
-    client.config.set_presence_timeout_with_custom_interval(20, 3600)
-    listen(client, ["room"])
-    client.set_state().channels(["room"]).state({"slots": 4}).sync()
-    gateway_node.pass_time(21)
-    heard = listen(watcher, ["room-pnpres"])
-    client.subscribe().channels(["another"]).execute()  # which sends a heartbeat for both at once
-    while (event := heard.next_event()).state is None:
-        assert (event.event, event.uuid) == ("join", "u1")  # by the poll, when it comes before the heartbeat
-    assert (event.uuid, event.state) == ("u1", {"slots": 4})
+def test_a_heartbeat_brings_the_uuid_back_with_its_state_after_a_timeout(gateway_node: GatewayNode) -> None:
+    client, watcher = gateway_node.client("u1"), gateway_node.client("watcher")
+    ear = listen(watcher, ["room-pnpres"])
+    beat = Heartbeat(client).channels(["room", "room-pnpres"]).state({"room": {"slots": 4}})
+    for action in ("join", "timeout", "join"):
+        if action == "join":
+            beat.sync()
+        else:
+            gateway_node.pass_time(301)
+        event = ear.next_event()
+        assert (event.event, event.state) == (action, {"slots": 4} if action == "join" else None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -43,8 +42,8 @@ class Room:
 
 
 @pytest.fixture
-def room() -> Iterator[Room]:
-    yield Room()
+def room() -> Room:
+    return Room()
 
 
 def test_it_is_a_presence() -> None:

@@ -63,7 +63,7 @@ class SignatureCheck:
                     yield f"GET\n{publish_key}\n{path}\n{query}\n", b""
 
     def _paths(self) -> list[str]:
-        """As it came; and with its end decoded, since a client signs a file's name before its HTTP library encodes it."""
+        """As it came; and with its end decoded, as a client signs a file's name before its HTTP library encodes it."""
         front, slash, name = self._raw_path.rpartition("/")
         decoded = front + slash + unquote(name)
         return [self._raw_path] if decoded == self._raw_path else [self._raw_path, decoded]

@@ -50,6 +50,8 @@ class DirectoryBlobs:
         self._threads: ThreadPoolExecutor | None = None
         self._placing = threading.Lock()
         """Held while a blob appears under its id or goes; never while content is read or written."""
+        self._writers: set[_Writer] = set()
+        """Those that have not ended."""
         self.used_bytes = 0
         """What lies in the store, together with what writers have taken so far. Belongs to the loop."""
 
@@ -65,6 +67,8 @@ class DirectoryBlobs:
         self.used_bytes = await self.run(self._tidy)
 
     async def stop(self) -> None:
+        for writer in tuple(self._writers):
+            await writer.abort()
         threads, self._threads = self._threads, None
         if threads is None:
             return
@@ -82,7 +86,9 @@ class DirectoryBlobs:
         draft = self._incoming / secrets.token_hex(16)
         file = await self.run(_create, draft)
         description = {"folder": folder, "id": blob_id, "attributes": dict(attributes or {})}
-        return _Writer(self, file, draft, target, description, limit_bytes)
+        writer = _Writer(self, file, draft, target, description, limit_bytes)
+        self._writers.add(writer)
+        return writer
 
     async def find(self, folder: str, blob_id: str) -> Blob | None:
         place = self._place(folder, blob_id)
@@ -129,6 +135,9 @@ class DirectoryBlobs:
 
     def give_back(self, size: int) -> None:
         self.used_bytes -= size
+
+    def forget(self, writer: _Writer) -> None:
+        self._writers.discard(writer)
 
     def place(self, draft: Path, target: Path) -> bool:
         """On a thread: makes a finished draft visible. False when the same blob is there already."""
@@ -221,6 +230,7 @@ class _Writer:
         self._take(len(footer))
         new = await self._step(self._finish, footer)
         self._ended = True
+        self._blobs.forget(self)
         if not new:
             self._blobs.give_back(self._taken)
             known = await self._blobs.find(blob.folder, blob.blob_id)
@@ -232,6 +242,7 @@ class _Writer:
             if self._ended:
                 return
             self._ended = True
+            self._blobs.forget(self)
             taken, self._taken = self._taken, 0
             self._blobs.give_back(taken)
             await self._blobs.run(self._discard)

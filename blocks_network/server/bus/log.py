@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESERVE = 5 * TICKS_PER_S
-"""How far the persisted bound runs ahead: one more write in half that time, and at most so much of a jump after a crash."""
+"""How far the persisted bound runs ahead: one more write in half that time, and the most that a crash can skip."""
 ROWS_PER_INSERT = 100
 """One statement for so many rows: each step of SQLite costs a handover of the interpreter lock."""
 BATCH_ROWS = 1_000
@@ -59,7 +59,7 @@ CREATE TABLE IF NOT EXISTS reserve (one INTEGER PRIMARY KEY CHECK (one = 1), upt
 INSERT OR IGNORE INTO reserve VALUES (1, 0);
 """
 COLUMNS = "timetoken, keyset, channel, payload, publisher, meta, kind, custom_type, ttl_hours"
-INSERT = f"INSERT INTO message ({COLUMNS}, place, expires) VALUES "
+INSERT = f"INSERT INTO message ({COLUMNS}, place, expires) VALUES "  # noqa: S608 - made of constants
 ROW = "(?,?,?,?,?,?,?,?,?,?,?)"
 ALIVE = "(expires IS NULL AND timetoken > :cutoff OR expires > :now)"
 

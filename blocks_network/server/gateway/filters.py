@@ -11,36 +11,32 @@
 
 - Equality holds between values of one type; `!=` is its contrary, so it holds for a missing field. Every other
   comparison with a missing field, or of types that it is not for, is false.
-- Order and arithmetic are for numbers, bits for whole ones; what has no result (division by zero) is as a missing field.
+- Order and arithmetic are for numbers, bits for whole ones; what has no result (division by zero) counts as missing.
 - `LIKE` compares whole texts, `*` standing for any characters; `CONTAINS` looks for a text in a text.
 - `meta` alone, or a value where a test belongs, is refused.
 
-A text has a bounded length and depth, so an evaluation takes bounded time; numbers are 64 bits wide or floating, so none
-grows. Nothing of a message makes an evaluation fail.
+A text has a bounded length and depth, so an evaluation takes bounded time; numbers are 64 bits wide or floating, so
+none grows. Nothing of a message makes an evaluation fail.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import operator
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from blocks_network.server.bus import Draft
+from blocks_network.server.gateway.comparisons import ARITHMETIC, COMPARISONS, MISSING, minus, narrow, whole, xor
 
 __all__ = ["Filter", "FilterError", "compile_filter"]
 
 Filter = Callable[[Draft], bool]
 """A compiled filter expression: whether it lets a message pass."""
 Value = Callable[[Draft], Any]
-"""Gives a text, a number, a truth value, None, something that no comparison is for, or _MISSING."""
+"""Gives a text, a number, a truth value, None, something that no comparison is for, or MISSING."""
 
-_MISSING = object()
-INT64_MAX = 2**63 - 1
-INT64_DIGITS = 19
 DECODED_REMEMBERED = 32
 """Payloads and metas: one message is asked about by many filters in a row."""
 
@@ -105,7 +101,7 @@ class _Parser:
     def whole(self) -> Filter:
         test = self._as_test(self._any())
         if self._token.kind != "end":
-            self._refuse()
+            raise self._unexpected()
         return test
 
     def _any(self) -> _Test | _Operand:
@@ -162,7 +158,7 @@ class _Parser:
             self._depth -= 1
             if sign == "!":
                 return _Test(_denied(self._as_test(found)))
-            zero, operation = (0, _minus) if sign == "-" else (-1, _xor)
+            zero, operation = (0, minus) if sign == "-" else (-1, xor)
             return _Operand(_calculated(_constant(zero), ((operation, self._as_value(found)),)))
         return self._primary()
 
@@ -184,19 +180,19 @@ class _Parser:
         if token.kind == "name" and token.text in ROOTS:
             return self._field(token)
         self._next -= 1
-        self._refuse()
+        raise self._unexpected()
 
     def _field(self, root: _Token) -> _Operand:
         path: list[str] = []
         while True:
             if self._took("."):
                 if self._token.kind != "name":
-                    self._refuse()
+                    raise self._unexpected()
                 path.append(self._token.text)
                 self._next += 1
             elif self._took("["):
                 if self._token.kind != "text":
-                    self._refuse()
+                    raise self._unexpected()
                 path.append(_unquoted(self._token.text))
                 self._next += 1
                 self._expect("]")
@@ -219,17 +215,17 @@ class _Parser:
 
     def _expect(self, sign: str) -> None:
         if not self._took(sign):
-            self._refuse()
+            raise self._unexpected()
 
     def _deepen(self) -> None:
         self._depth += 1
         if self._depth > self._max_depth:
             raise FilterError(f"nested deeper than {self._max_depth}")
 
-    def _refuse(self) -> NoReturn:
+    def _unexpected(self) -> FilterError:
         token = self._token
-        raise FilterError(
-            f"{token.text[:20]!r} is not expected at character {token.at}" if token.text else "ends early"
+        return FilterError(
+            f"{token.text[:20]!r} at character {token.at} is not expected" if token.text else "ends early"
         )
 
     def _as_test(self, found: _Test | _Operand) -> Filter:
@@ -257,8 +253,8 @@ def _unquoted(text: str) -> str:
 
 def _number(text: str) -> int | float:
     if text[:2] in ("0x", "0X"):
-        return _narrow(int(text, 16))
-    return _whole(text) if text.isdigit() else float(text)
+        return narrow(int(text, 16))
+    return whole(text) if text.isdigit() else float(text)
 
 
 # -- what is asked for each message ----------------------------------------------------------------------------------
@@ -311,15 +307,15 @@ def _looked_up(root: Value, path: tuple[str, ...]) -> Value:
         value = root(draft)
         for name in path:
             if not isinstance(value, dict):
-                return _MISSING
-            value = value.get(name, _MISSING)
+                return MISSING
+            value = value.get(name, MISSING)
         return value
 
     return of
 
 
 def _meta(draft: Draft) -> Any:
-    return _MISSING if draft.meta is None else _decoded(draft.meta)
+    return MISSING if draft.meta is None else _decoded(draft.meta)
 
 
 def _data(draft: Draft) -> Any:
@@ -327,7 +323,7 @@ def _data(draft: Draft) -> Any:
 
 
 def _uuid(draft: Draft) -> Any:
-    return draft.publisher or _MISSING
+    return draft.publisher or MISSING
 
 
 ROOTS: dict[str, Value] = {"meta": _meta, "data": _data, "uuid": _uuid}
@@ -338,106 +334,6 @@ LITERALS = {"true": True, "false": False, "null": None}
 def _decoded(text: bytes) -> Any:
     """The JSON; missing when it is nested deeper than can be read."""
     try:
-        return json.loads(text, parse_int=_whole)
+        return json.loads(text, parse_int=whole)
     except (ValueError, RecursionError):
-        return _MISSING
-
-
-# -- comparisons and arithmetic --------------------------------------------------------------------------------------
-
-
-def _whole(digits: str) -> int | float:
-    """Without a limit on its digits: a number that is no 64-bit one is a floating one."""
-    return _narrow(int(digits)) if len(digits) <= INT64_DIGITS + 1 else float(digits)
-
-
-def _narrow(value: int | float) -> int | float:
-    if isinstance(value, int) and not -INT64_MAX - 1 <= value <= INT64_MAX:
-        return float(value)
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int or type(value) is float
-
-
-def _equal(left: Any, right: Any) -> bool:
-    if type(left) is not type(right) and not (_is_number(left) and _is_number(right)):
-        return False
-    return left is not _MISSING and not isinstance(left, dict | list) and bool(left == right)
-
-
-def _unequal(left: Any, right: Any) -> bool:
-    return not _equal(left, right)
-
-
-def _ordered(comparison: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    return lambda left, right: _is_number(left) and _is_number(right) and comparison(left, right)
-
-
-def _contains(left: Any, right: Any) -> bool:
-    return isinstance(left, str) and isinstance(right, str) and right in left
-
-
-def _like(left: Any, right: Any) -> bool:
-    """Takes the first place for each piece between stars, which is never worse than a later one."""
-    if not (isinstance(left, str) and isinstance(right, str)):
-        return False
-    head, *pieces = right.split("*")
-    if not pieces:
-        return left == right
-    tail = pieces.pop()
-    if not (left.startswith(head) and left.endswith(tail)):
-        return False
-    at, end = len(head), len(left) - len(tail)
-    for piece in pieces:
-        found = left.find(piece, at, end) if at <= end else -1
-        if found < 0:
-            return False
-        at = found + len(piece)
-    return at <= end
-
-
-COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "==": _equal,
-    "!=": _unequal,
-    "<": _ordered(operator.lt),
-    "<=": _ordered(operator.le),
-    ">": _ordered(operator.gt),
-    ">=": _ordered(operator.ge),
-    "LIKE": _like,
-    "CONTAINS": _contains,
-}
-
-
-def _numeric(operation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def calculate(left: Any, right: Any) -> Any:
-        if not (_is_number(left) and _is_number(right)):
-            return _MISSING
-        try:
-            return _narrow(operation(left, right))
-        except (ArithmeticError, ValueError):
-            return _MISSING
-
-    return calculate
-
-
-def _bitwise(operation: Callable[[int, int], int]) -> Callable[[Any, Any], Any]:
-    return lambda left, right: operation(left, right) if type(left) is int and type(right) is int else _MISSING
-
-
-def _remainder(left: float, right: float) -> float:
-    """With the sign of the dividend; whole numbers stay exact."""
-    if isinstance(left, int) and isinstance(right, int):
-        return abs(left) % abs(right) * (1 if left >= 0 else -1)
-    return math.fmod(left, right)
-
-
-_minus, _xor = _numeric(operator.sub), _bitwise(operator.xor)
-ARITHMETIC: tuple[dict[str, Callable[[Any, Any], Any]], ...] = (
-    {"|": _bitwise(operator.or_)},
-    {"^": _xor},
-    {"&": _bitwise(operator.and_)},
-    {"+": _numeric(operator.add), "-": _minus},
-    {"*": _numeric(operator.mul), "/": _numeric(operator.truediv), "%": _numeric(_remainder)},
-)
+        return MISSING

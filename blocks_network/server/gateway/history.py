@@ -97,10 +97,7 @@ class History:
     async def page(self, request: Request, keyset: Keyset, channel: str, limit: int) -> list[Message]:
         start, end = request.number("start"), request.number("end")
         forward = request.flag("reverse")
-        if start is not None and end is not None:
-            forward_range = start < end
-        else:
-            forward_range = forward
+        forward_range = start < end if start is not None and end is not None else forward
         if forward_range:
             after, before = start, (end + 1 if end is not None else None)
         else:

@@ -33,7 +33,7 @@ def named(gateway: Gateway, request: Request, key: str, channels: Sequence[str])
     groups, limits = request.query_names("channel-group"), gateway.limits
     if len(channels) > limits.channels_per_request or len(groups) > limits.groups_per_request:
         raise bad_request("Too many channels", request.service)
-    names = Names(channels, groups, members_of(gateway, key))
+    names = Names(channels, groups, members_of(gateway, key), request.service)
     if not names:
         raise bad_request("No channels", request.service)
     return names

@@ -19,7 +19,13 @@ class Names:
 
     __slots__ = ("channels", "groups", "members", "wildcards")
 
-    def __init__(self, names: Iterable[str], groups: Sequence[str], members_of: Callable[[str], Iterable[str]]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        groups: Sequence[str],
+        members_of: Callable[[str], Iterable[str]],
+        service: str = "Subscribe",
+    ) -> None:
         """400 for a star that is no wildcard. `members_of` tells a group's channels."""
         self.channels: dict[str, None] = {}
         self.wildcards: dict[str, None] = {}
@@ -29,7 +35,7 @@ class Names:
             elif _is_wildcard(name):
                 self.wildcards[name] = None
             else:
-                raise bad_request("Invalid wildcard", "Subscribe")
+                raise bad_request("Invalid wildcard", service)
         self.groups = tuple(groups)
         self.members: dict[str, str] = {}
         self.regroup(members_of)

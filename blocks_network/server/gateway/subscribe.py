@@ -82,6 +82,6 @@ def _compiled(text: str, limits: Limits) -> Filter | None:
         raise bad_request(f"Invalid filter expression: {fault}", "Subscribe") from None
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _compile(text: str, max_chars: int, max_depth: int) -> Filter:
     return compile_filter(text, max_chars=max_chars, max_depth=max_depth)

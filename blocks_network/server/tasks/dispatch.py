@@ -21,8 +21,8 @@ from blocks_network.server.access.permissions import Bits
 from blocks_network.server.access.tokens import CapabilityTokens
 from blocks_network.server.bus import Bus, BusFull, Draft
 from blocks_network.server.store.outbox import OutboxMessage
-from blocks_network.server.tasks.ledger import Outgoing
 from blocks_network.server.tasks.leases import Fleet
+from blocks_network.server.tasks.ledger import Outgoing
 from blocks_network.server.tasks.live import LiveTask
 from blocks_network.wire.channels import setup_channel, upload_channel
 from blocks_network.wire.control import PIPE_MAX_MINUTES, targeted_meta

@@ -19,7 +19,10 @@ MIN_PAUSE_MS = 250
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`max_attempts` runs in all, `backoff_s` seconds before the second, doubling; `on` says after what (both, where the wire is silent)."""
+    """`max_attempts` runs in all, `backoff_s` seconds before the second, doubling.
+
+    `on` says after what; both causes, where the wire is silent.
+    """
 
     max_attempts: int = 1
     backoff_s: float = 0.0

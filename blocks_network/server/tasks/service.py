@@ -1,4 +1,4 @@
-"""The task service: tasks taken, shown and steered. The front of this folder; what moves a task on is in overseer.py."""
+"""The task service: tasks taken, shown and steered. The front of this folder; overseer.py moves tasks on."""
 
 from __future__ import annotations
 
