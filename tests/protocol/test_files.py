@@ -109,6 +109,7 @@ def test_the_asyncio_client(gateway_node: GatewayNode) -> None:
             return str(sent.result.file_id)
         finally:
             await client.stop()
+            client._subscription_manager.loop.close()  # made by the library, and left open
 
     file_id = asyncio.run(both_ways())
     assert download(gateway_node.client("u2"), file_id, "a.txt") == b"content"  # that client itself hands out no bytes

@@ -183,7 +183,7 @@ def test_state_is_replaced_told_and_ends_with_the_leave(gateway_node: GatewayNod
     assert (told.event, told.uuid, told.occupancy, told.state) == ("state-change", "u1", 1, {"a": 1, "b": 2})
     client.set_state().channels(["room"]).state({"b": 3}).sync()
     assert client.get_state().channels(["room"]).sync().result.channels == {"room": {"b": 3}}
-    client.unsubscribe().channels(["room", "room-pnpres"]).execute()
+    client.unsubscribe().channels(["room"]).execute()
     watcher = gateway_node.client("watcher")
     assert ear.wait_status(PNStatusCategory.PNAcknowledgmentCategory)  # of the leave
     assert watcher.get_state().channels(["room"]).uuid("u1").sync().result.channels == {"room": {}}

@@ -224,9 +224,8 @@ class _Parser:
 
     def _unexpected(self) -> FilterError:
         token = self._token
-        return FilterError(
-            f"{token.text[:20]!r} at character {token.at} is not expected" if token.text else "ends early"
-        )
+        what = f"{token.text[:20]!r} at character {token.at} is not expected" if token.text else "ends early"
+        return FilterError(what)
 
     def _as_test(self, found: _Test | _Operand) -> Filter:
         if isinstance(found, _Operand):
