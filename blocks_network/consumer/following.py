@@ -22,6 +22,8 @@ from blocks_network.wire.timetokens import ALL_CACHED
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
 
+    from blocks_network.stream.client import StreamClient
+
 __all__ = ["Following", "SessionFacts"]
 
 log = logging.getLogger(__name__)
@@ -61,7 +63,8 @@ class Following:
             agent_name=facts.agent_name,
             owner_id=facts.owner_id,
             keys=facts.keys,
-            terminal_state=self.terminal_state,
+            terminal_state=self._streams_gone,
+            opened=self._opened_late,
             drained=self._drained,
         )
         self.record = TaskRecord(facts.task_id, self.streams.announced)
@@ -77,6 +80,7 @@ class Following:
         self._drain_timer: Timer | None = None
         self._recalling = threading.Lock()
         self._unread_end: str | None = None
+        self._end_known = False
         self._cut_off: Exception | None = None
 
     def remember(self, past: list[Past]) -> int:
@@ -162,6 +166,27 @@ class Following:
         with self.changed:
             return self._unread_end or (self.record.state if self.record.terminal is not None else None)
 
+    def note_known(self) -> None:
+        """With the lock held: if the task has ended, the user knows it from now on."""
+        self._end_known = self._end_known or self.record.terminal is not None
+
+    def _streams_gone(self) -> str | None:
+        """The terminal state once no announced stream can be opened any more, None before.
+
+        A quick task is over before its caller could open what it announced, and the network still has the data: so
+        the end counts here only when the caller knows of it.
+        """
+        with self.changed:
+            known = self._end_known or not self._auto_drain or self.abandoned
+        return self.terminal_state() if known else None
+
+    def _opened_late(self, client: StreamClient) -> None:
+        """A stream was opened. After the session's own end its drain window is all that is left to it."""
+        with self.changed:
+            late = self.closed
+        if late:
+            self.link.callbacks.later(self._drain_window_s, client.end)
+
     def accept(self, payload: Any, timetoken: int) -> None:
         """An event arrived."""
         with self.changed:
@@ -234,6 +259,7 @@ class Following:
         with self.changed:
             self.abandoned = self.abandoned or not self.ended
         self._end()
+        self.streams.end_all()  # also those that were opened after the session's own end
         self.delivery.clear()
 
     def _settled(self) -> None:

@@ -101,12 +101,17 @@ class TaskSession:
     @property
     def state(self) -> str | None:
         """The terminal state once there is one. Before, the state that `connect` found, None after `send_message`."""
+        with self._changed:
+            self._inside.note_known()
         return self._inside.state()
 
     @property
     def is_closed(self) -> bool:
         """True after `close()`, and after a followed task has ended and its open streams have drained."""
-        return self._inside.closed
+        with self._changed:
+            if self._inside.closed:
+                self._inside.note_known()
+            return self._inside.closed
 
     def on_event(self, callback: Callable[[TaskEvent], object]) -> Callable[[], None]:
         """Every event. The answer of each `on_x` unregisters the callback."""
@@ -148,6 +153,7 @@ class TaskSession:
             self._changed.wait_for(lambda: self._over(here), timeout)
             terminal = self._record.terminal
             if terminal is not None and isinstance(terminal.value, TaskEvent):
+                self._inside.note_known()
                 return terminal.value
             self._inside.raise_unwaitable()
         raise self._timed_out("did not end", timeout)
@@ -275,6 +281,9 @@ class TaskSession:
             entry = self._next_entry(number)
             number = entry.number + 1
             if isinstance(entry.value, TaskEvent):
+                if entry.kind == "terminal":
+                    with self._changed:
+                        self._inside.note_known()
                 yield entry.value
                 if entry.kind == "terminal":
                     return

@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 class SessionStreams:
     """Makes the refs of announced streams, and remembers the clients that users opened from them.
 
-    `drained()` is called when a stream that a drain waits for is done, on whatever thread that happens.
+    `opened(client)` is called when a user opened one; `drained()` when a stream
+    that a drain waits for is done, on whatever thread that happens.
     """
 
     def __init__(
@@ -34,10 +35,11 @@ class SessionStreams:
         owner_id: str,
         keys: PubNubKeys,
         terminal_state: Callable[[], str | None],
+        opened: Callable[[StreamClient], None],
         drained: Callable[[], None],
     ) -> None:
         self._task_id, self._agent_name, self._owner_id, self._keys = task_id, agent_name, owner_id, keys
-        self._terminal_state, self._drained = terminal_state, drained
+        self._terminal_state, self._opened_by_user, self._drained = terminal_state, opened, drained
         self._lock = threading.Lock()
         self._pending: list[StreamClient] = []
         self._opened: list[StreamClient] = []
@@ -82,6 +84,7 @@ class SessionStreams:
         with self._lock:
             self._opened.append(client)
             self._pending.append(client)
+        self._opened_by_user(client)
         client.on_end(lambda: self._done(client))
         if self._reads_only(client):
             client.on_inbound_done(lambda: self._inbound_done(client))

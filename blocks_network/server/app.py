@@ -77,7 +77,7 @@ class Network:
         # what everything rests on
         self.database = Database(directory.database_url if directory else IN_MEMORY)
         self.bus = EmbeddedBus(directory.bus_path if directory else None, limits)
-        self.presence = EmbeddedPresence()
+        self.presence = EmbeddedPresence(limits=limits)
         self.blobs = DirectoryBlobs(directory.blobs_path if directory else None, capacity_bytes=limits.blobs_bytes)
 
         # who may do what
