@@ -206,7 +206,7 @@ def test_history_with_too_many_actions_goes_on_where_it_stopped(node_of: Callabl
         for value in range(2 + number):
             add(client, message, f"v{value}")
     base = f"/v3/history-with-actions/sub-key/{key}/channel/room"
-    for path, expected in ((f"{base}?max=25", [[2], [1], [0]]), (f"{base}?max=2", [[2], [1]])):
+    for path in (f"{base}?max=25", f"{base}?max=2"):
         seen, url = [], path
         while url:
             _, page = node.ask(url)
@@ -216,7 +216,7 @@ def test_history_with_too_many_actions_goes_on_where_it_stopped(node_of: Callabl
             )  # never a part of a message's actions
             seen.append([item["message"] for item in items])
             url = page.get("more", {}).get("url")
-        assert seen[: len(expected)] == expected
+        assert seen == [[2], [1], [0]]
     _, page = node.ask(f"{base}?reverse=true")
     assert [item["message"] for item in page["channels"]["room"]] == [0]
     _, page = node.ask(page["more"]["url"] + "&reverse=true")

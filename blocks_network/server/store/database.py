@@ -23,10 +23,13 @@ from sqlalchemy.pool import StaticPool
 
 from blocks_network.server.store.schema import metadata
 
-__all__ = ["IN_MEMORY", "Database"]
+__all__ = ["IN_MEMORY", "Connection", "Database", "StoreFault"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+StoreFault = SQLAlchemyError
+"""What the database itself refuses, as against a fault of a closure."""
 
 IN_MEMORY = "sqlite://"
 GROUP_MAX = 512

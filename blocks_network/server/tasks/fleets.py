@@ -7,10 +7,9 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from blocks_network.server.access.keysets import Keyset, Keysets
 from blocks_network.server.presence import Change, Presence
+from blocks_network.server.store.database import StoreFault
 from blocks_network.server.tasks.leases import Fleet, Instance
 from blocks_network.server.tasks.live import LiveTask
 from blocks_network.server.tasks.timers import Timers
@@ -160,7 +159,7 @@ class Fleets:
     async def _learn(self, fleet: Fleet[LiveTask], instance_id: str) -> None:
         try:
             concurrency = await self._concurrency_of(fleet.agent_id, instance_id)
-        except (SQLAlchemyError, OSError, RuntimeError) as fault:
+        except (StoreFault, OSError, RuntimeError) as fault:
             log.error("instance %s was not looked up: %s", instance_id, fault)
             return
         instance = fleet.instances.get(instance_id)

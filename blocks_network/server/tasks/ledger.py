@@ -13,13 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
-
 from blocks_network.backoff import Backoff
 from blocks_network.server.bus import Draft
 from blocks_network.server.store import outbox, tasks
-from blocks_network.server.store.database import Database
+from blocks_network.server.store.database import Connection, Database, StoreFault
 from blocks_network.server.store.outbox import OutboxMessage
 from blocks_network.server.store.tasks import KeyClaim, TaskRecord
 
@@ -199,7 +196,7 @@ class Ledger:
             self._under_way = True
             try:
                 holders = await self._database.write(write)
-            except (SQLAlchemyError, OSError, RuntimeError) as fault:
+            except (StoreFault, OSError, RuntimeError) as fault:
                 log.error("%d changes of tasks were not written: %s", len(batch.inserts) + len(updates), fault)
                 self._give_back(batch, fault)
                 return False

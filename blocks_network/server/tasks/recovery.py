@@ -10,12 +10,10 @@ import json
 import logging
 from collections.abc import Callable
 
-from sqlalchemy import Connection
-
 from blocks_network.server.access.keysets import Keysets
 from blocks_network.server.bus import Bus, Message
 from blocks_network.server.store import tasks as store
-from blocks_network.server.store.database import Database
+from blocks_network.server.store.database import Connection, Database
 from blocks_network.server.store.outbox import OutboxMessage, load_outbox
 from blocks_network.server.store.tasks import TaskRecord
 from blocks_network.server.tasks.control import Control
