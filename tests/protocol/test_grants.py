@@ -126,7 +126,7 @@ def test_a_ttl_out_of_range_is_refused_in_the_protocols_words(gateway_node: Gate
     }
 
 
-@pytest.mark.parametrize("pattern", ["(", "a{", "(?=a)", r"(a)\1", "a" * 600])
+@pytest.mark.parametrize("pattern", ["(", "a{9999}", "(?=a)", r"(a)\1", "a" * 600])
 def test_an_expression_that_cannot_be_kept_bounded_is_refused(gateway_node: GatewayNode, pattern: str) -> None:
     admin = gateway_node.client("admin", secret=True)
     status, body = refusal(lambda: grant(admin, Channel.pattern(pattern).read()))
@@ -283,7 +283,8 @@ def test_an_expired_token_is_not_revoked(gateway_node: GatewayNode) -> None:
 def test_what_this_keyset_has_not_signed_is_not_revoked(gateway_node: GatewayNode) -> None:
     admin = gateway_node.client("admin", secret=True)
     foreign = gateway_node.tokens.mint(gateway_node.open_keyset, ttl_minutes=5)
-    altered = gateway_node.mint(channels={"room": 1}).replace("qEF2", "qEF3")
+    valid = gateway_node.mint(channels={"room": 1})
+    altered = valid[:60] + ("A" if valid[60] != "A" else "B") + valid[61:]
     for token in (foreign, altered, "nonsense", "é", "%2F"):
         status, body = refusal(lambda token=token: admin.revoke_token(token).sync())
         assert (status, body["error"]["source"]) == (400, "revoke")

@@ -12,6 +12,96 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _tenants()
+    _registry()
+    _tasks()
+
+
+def _tenants() -> None:
+    op.create_table(
+        "orgs",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("org_id", name=op.f("pk_orgs")),
+    )
+    op.create_table(
+        "signing_keys",
+        sa.Column("kid", sa.String(length=64), nullable=False),
+        sa.Column("algorithm", sa.String(length=16), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_keys")),
+    )
+    op.create_table(
+        "api_keys",
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("key_hash", sa.String(length=64), nullable=False),
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("scopes", sa.String(length=255), nullable=False),
+        sa.Column("label", sa.String(length=255), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["org_id"], ["orgs.org_id"], name=op.f("fk_api_keys_org_id_orgs")),
+        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_api_keys")),
+        sa.UniqueConstraint("key_hash", name=op.f("uq_api_keys_key_hash")),
+    )
+    op.create_index(op.f("ix_api_keys_org_id"), "api_keys", ["org_id"], unique=False)
+    op.create_table(
+        "refresh_families",
+        sa.Column("family_id", sa.String(length=64), nullable=False),
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("role", sa.String(length=16), nullable=False),
+        sa.Column("agent_id", sa.String(length=64), nullable=True),
+        sa.Column("instance_id", sa.String(length=255), nullable=True),
+        sa.Column("current_hash", sa.String(length=64), nullable=False),
+        sa.Column("previous_hash", sa.String(length=64), nullable=True),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("rotated_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["key_id"], ["api_keys.key_id"], name=op.f("fk_refresh_families_key_id_api_keys")),
+        sa.PrimaryKeyConstraint("family_id", name=op.f("pk_refresh_families")),
+    )
+    op.create_index(op.f("ix_refresh_families_rotated_at_ms"), "refresh_families", ["rotated_at_ms"], unique=False)
+
+
+def _registry() -> None:
+    op.create_table(
+        "agents",
+        sa.Column("agent_id", sa.String(length=64), nullable=False),
+        sa.Column("agent_name", sa.String(length=255), nullable=False),
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("card", sa.Text(), nullable=False),
+        sa.Column("listing", sa.String(length=16), nullable=False),
+        sa.Column("billing_mode", sa.String(length=16), nullable=False),
+        sa.Column("price_per_task", sa.Float(), nullable=True),
+        sa.Column("price_per_minute", sa.Float(), nullable=True),
+        sa.Column("scaling", sa.Text(), nullable=False),
+        sa.Column("forced_offline", sa.Boolean(), nullable=False),
+        sa.Column("registered_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["org_id"], ["orgs.org_id"], name=op.f("fk_agents_org_id_orgs")),
+        sa.PrimaryKeyConstraint("agent_id", name=op.f("pk_agents")),
+        sa.UniqueConstraint("agent_name", name=op.f("uq_agents_agent_name")),
+    )
+    op.create_index(op.f("ix_agents_org_id"), "agents", ["org_id"], unique=False)
+    op.create_table(
+        "instances",
+        sa.Column("instance_id", sa.String(length=255), nullable=False),
+        sa.Column("agent_id", sa.String(length=64), nullable=False),
+        sa.Column("concurrency", sa.Integer(), nullable=False),
+        sa.Column("connected_at_ms", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["agent_id"], ["agents.agent_id"], name=op.f("fk_instances_agent_id_agents"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("instance_id", name=op.f("pk_instances")),
+    )
+    op.create_index(op.f("ix_instances_agent_id"), "instances", ["agent_id"], unique=False)
+
+
+def _tasks() -> None:
     op.create_table(
         "cursors",
         sa.Column("name", sa.String(length=64), nullable=False),
@@ -27,13 +117,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "idempotency_key", name=op.f("pk_idempotency")),
     )
     op.create_table(
-        "orgs",
-        sa.Column("org_id", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("org_id", name=op.f("pk_orgs")),
-    )
-    op.create_table(
         "outbox",
         sa.Column("message_id", sa.String(length=64), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=False),
@@ -45,14 +128,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("message_id", name=op.f("pk_outbox")),
     )
     op.create_index(op.f("ix_outbox_position"), "outbox", ["position"], unique=False)
-    op.create_table(
-        "signing_keys",
-        sa.Column("kid", sa.String(length=64), nullable=False),
-        sa.Column("algorithm", sa.String(length=16), nullable=False),
-        sa.Column("secret", sa.Text(), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_keys")),
-    )
     op.create_table(
         "tasks",
         sa.Column("task_id", sa.String(length=64), nullable=False),
@@ -91,66 +166,3 @@ def upgrade() -> None:
     op.create_index(op.f("ix_tasks_org_id_task_id"), "tasks", ["org_id", "task_id"], unique=False)
     op.create_index(op.f("ix_tasks_provider_org_id_task_id"), "tasks", ["provider_org_id", "task_id"], unique=False)
     op.create_index(op.f("ix_tasks_state"), "tasks", ["state"], unique=False)
-    op.create_table(
-        "agents",
-        sa.Column("agent_id", sa.String(length=64), nullable=False),
-        sa.Column("agent_name", sa.String(length=255), nullable=False),
-        sa.Column("org_id", sa.String(length=64), nullable=False),
-        sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("card", sa.Text(), nullable=False),
-        sa.Column("listing", sa.String(length=16), nullable=False),
-        sa.Column("billing_mode", sa.String(length=16), nullable=False),
-        sa.Column("price_per_task", sa.Float(), nullable=True),
-        sa.Column("price_per_minute", sa.Float(), nullable=True),
-        sa.Column("scaling", sa.Text(), nullable=False),
-        sa.Column("forced_offline", sa.Boolean(), nullable=False),
-        sa.Column("registered_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["org_id"], ["orgs.org_id"], name=op.f("fk_agents_org_id_orgs")),
-        sa.PrimaryKeyConstraint("agent_id", name=op.f("pk_agents")),
-        sa.UniqueConstraint("agent_name", name=op.f("uq_agents_agent_name")),
-    )
-    op.create_index(op.f("ix_agents_org_id"), "agents", ["org_id"], unique=False)
-    op.create_table(
-        "api_keys",
-        sa.Column("key_id", sa.String(length=64), nullable=False),
-        sa.Column("key_hash", sa.String(length=64), nullable=False),
-        sa.Column("org_id", sa.String(length=64), nullable=False),
-        sa.Column("user_id", sa.String(length=64), nullable=False),
-        sa.Column("scopes", sa.String(length=255), nullable=False),
-        sa.Column("label", sa.String(length=255), nullable=False),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["org_id"], ["orgs.org_id"], name=op.f("fk_api_keys_org_id_orgs")),
-        sa.PrimaryKeyConstraint("key_id", name=op.f("pk_api_keys")),
-        sa.UniqueConstraint("key_hash", name=op.f("uq_api_keys_key_hash")),
-    )
-    op.create_index(op.f("ix_api_keys_org_id"), "api_keys", ["org_id"], unique=False)
-    op.create_table(
-        "instances",
-        sa.Column("instance_id", sa.String(length=255), nullable=False),
-        sa.Column("agent_id", sa.String(length=64), nullable=False),
-        sa.Column("concurrency", sa.Integer(), nullable=False),
-        sa.Column("connected_at_ms", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["agent_id"], ["agents.agent_id"], name=op.f("fk_instances_agent_id_agents"), ondelete="CASCADE"
-        ),
-        sa.PrimaryKeyConstraint("instance_id", name=op.f("pk_instances")),
-    )
-    op.create_index(op.f("ix_instances_agent_id"), "instances", ["agent_id"], unique=False)
-    op.create_table(
-        "refresh_families",
-        sa.Column("family_id", sa.String(length=64), nullable=False),
-        sa.Column("key_id", sa.String(length=64), nullable=False),
-        sa.Column("role", sa.String(length=16), nullable=False),
-        sa.Column("agent_id", sa.String(length=64), nullable=True),
-        sa.Column("instance_id", sa.String(length=255), nullable=True),
-        sa.Column("current_hash", sa.String(length=64), nullable=False),
-        sa.Column("previous_hash", sa.String(length=64), nullable=True),
-        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("rotated_at_ms", sa.BigInteger(), nullable=False),
-        sa.Column("revoked_at_ms", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(["key_id"], ["api_keys.key_id"], name=op.f("fk_refresh_families_key_id_api_keys")),
-        sa.PrimaryKeyConstraint("family_id", name=op.f("pk_refresh_families")),
-    )
-    op.create_index(op.f("ix_refresh_families_rotated_at_ms"), "refresh_families", ["rotated_at_ms"], unique=False)
