@@ -278,11 +278,14 @@ class Following:
         self._drained()
 
     def _drained(self) -> None:
-        if self.ended and not self.streams.pending:
-            self._end()
+        if not self.ended or self.streams.pending:
+            return
+        self._end(cut=False)
+        if self.streams.pending:  # opened at this very moment
+            self.link.callbacks.later(self._drain_window_s, self.streams.end_all)
 
-    def _end(self) -> None:
-        """Idempotent. Streams before the feed: their readers finish with what they have."""
+    def _end(self, *, cut: bool = True) -> None:
+        """Idempotent. With `cut`, open streams end first: their readers finish with what they have."""
         with self.changed:
             if self.closed:
                 return
@@ -291,7 +294,8 @@ class Following:
             self.changed.notify_all()
         if timer is not None:
             timer.cancel()
-        self.streams.end_all()
+        if cut:
+            self.streams.end_all()
         if feed is not None:
             feed.stop()
         if pubnub is not None:

@@ -39,6 +39,7 @@ from blocks_network.server.presence.embedded import EmbeddedPresence
 from blocks_network.server.store.database import Database
 from blocks_network.server.store.orgs import ensure_org
 from blocks_network.server.store.schema import agents
+from blocks_network.server.tasks.refusals import TaskRefusal
 from blocks_network.server.tasks.service import TaskService
 from blocks_network.transport.files import download_file
 from blocks_network.transport.pubnub import PubNubKeys, make_client
@@ -181,7 +182,7 @@ class UploadNode:
 def _settle(connection: Connection) -> None:
     for who in (CALLER, STRANGER, OWNER):
         ensure_org(connection, who.org_id, 1)
-    for name, listing in (("worker", "public"), ("hidden", "private")):
+    for name, listing in (("worker", "public"), ("other", "public"), ("hidden", "private")):
         connection.execute(
             insert(agents).values(
                 agent_id=f"agent-{name}",
@@ -317,8 +318,10 @@ def test_other_organisations_can_neither_add_nor_confirm(node: UploadNode) -> No
 
 def test_a_session_is_for_one_agent(node: UploadNode) -> None:
     session = node.upload_input(b"x", agent_name="worker")["uploadSessionId"]
-    with pytest.raises(Exception, match="no upload session"):
-        node.run(node.tasks.send(OWNER, {"agentName": "hidden", "billingMode": "free", "uploadSessionId": session}))
+    wanted = {"agentName": "other", "billingMode": "free", "uploadSessionId": session}
+    with pytest.raises(TaskRefusal, match="no upload session"):
+        node.run(node.tasks.send(CALLER, wanted))
+    node.run(node.tasks.send(CALLER, {**wanted, "agentName": "worker"}))
 
 
 def test_the_sdk_says_which_step_failed_and_how(node: UploadNode, monkeypatch: pytest.MonkeyPatch) -> None:
