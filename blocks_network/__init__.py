@@ -40,8 +40,8 @@ if TYPE_CHECKING:
         RpcError,
         StreamUnavailableError,
     )
-    from blocks_network.stream.client import InboundMessage
     from blocks_network.stream.errors import StreamError
+    from blocks_network.stream.inbox import InboundMessage
     from blocks_network.stream.refs import StreamRef
     from blocks_network.transport.pubnub import create_pubnub_client
     from blocks_network.wire.artifacts import (
@@ -159,7 +159,7 @@ _HOMES = {
     "StreamObject": "agent.streams",
     "ExternalStreamObject": "agent.streams",
     "OnActivateCallback": "agent.streams",
-    "InboundMessage": "stream.client",
+    "InboundMessage": "stream.inbox",
     "StreamError": "stream.errors",
     "StreamRef": "stream.refs",
     "StreamUnavailableError": "errors",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from blocks_network import settings
@@ -13,10 +13,7 @@ from blocks_network.api.caller import Caller
 from blocks_network.api.cdm import BillingMode, CdmConfig, fetch_cdm_config
 from blocks_network.auth.provider import AgentAuth
 from blocks_network.errors import ConfigurationError
-from blocks_network.transport.pubnub import PubNubKeys
-
-if TYPE_CHECKING:
-    from pubnub.pubnub import PubNub
+from blocks_network.transport.pubnub import PubNubKeys, keys_of
 
 __all__ = ["ApiKeyMissing", "InstanceIdentity"]
 
@@ -58,7 +55,7 @@ class InstanceIdentity:
         billing_mode: BillingMode = "free"
         listing = options.listing
         if options.pubnub is not None:
-            keys = _keys_of(options.pubnub)
+            keys = keys_of(options.pubnub)
         else:
             assert cdm is not None
             entry, billing_mode = registry_entry(Caller(base_url), options.agent_name, api_key)
@@ -66,8 +63,3 @@ class InstanceIdentity:
             keys = cdm.keys(billing_mode)
         payload = connect_payload(options, instance_id, billing_mode, listing)
         return cls(instance_id, options.agent_name, base_url, keys, billing_mode, auth, payload, cdm)
-
-
-def _keys_of(client: PubNub) -> PubNubKeys:
-    config = client.config
-    return PubNubKeys(config.subscribe_key, config.publish_key, config.origin, config.ssl)

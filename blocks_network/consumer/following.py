@@ -271,17 +271,17 @@ class Following:
         if not self._auto_drain:
             self._end()
             return
-        if self.streams.pending:
+        if self.streams.pending():
             timer = self.link.callbacks.later(self._drain_window_s, self._end)
             with self.changed:
                 self._drain_timer = timer
         self._drained()
 
     def _drained(self) -> None:
-        if not self.ended or self.streams.pending:
+        if not self.ended or self.streams.pending():
             return
         self._end(cut=False)
-        if self.streams.pending:  # opened at this very moment
+        if self.streams.pending():  # opened at this very moment
             self.link.callbacks.later(self._drain_window_s, self.streams.end_all)
 
     def _end(self, *, cut: bool = True) -> None:

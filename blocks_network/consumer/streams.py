@@ -51,7 +51,6 @@ class SessionStreams:
             for descriptor in descriptors_of(event, self._agent_name, self._task_id)
         ]
 
-    @property
     def pending(self) -> bool:
         """True while a stream is open whose data may still come, or that only the user can end."""
         with self._lock:

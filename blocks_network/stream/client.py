@@ -216,17 +216,29 @@ class StreamClient:
         """Whole frames. Blocks for the next one; finishes at the stream's end. RuntimeError when outbound only."""
         return self._reading().inbox.messages()
 
-    def bytes(self) -> Iterator[bytes]:
-        """The chunks, text as UTF-8. RuntimeError at the first step when outbound only, or on a stream of events."""
-        yield from self._reading().inbox.chunks()
+    def bytes(self, *, until: threading.Event | None = None) -> Iterator[bytes]:
+        """The chunks, text as UTF-8. RuntimeError at the first step when outbound only, or on a stream of events.
 
-    def events(self) -> Iterator[Any]:
-        """The events. RuntimeError at the first step when outbound only, or on a stream of bytes."""
-        yield from self._reading().inbox.events()
+        `until` ends this iterator alone, at once when `wake_readers` is called after it was set.
+        """
+        yield from self._reading().inbox.chunks(until)
 
-    def as_file(self) -> io.BufferedReader:
-        """`bytes()` as a file that gives what is there: a short read is not the end, b"" is."""
-        return StreamFile(self.bytes())
+    def events(self, *, until: threading.Event | None = None) -> Iterator[Any]:
+        """The events. RuntimeError at the first step when outbound only, or on a stream of bytes. `until`: as bytes."""
+        yield from self._reading().inbox.events(until)
+
+    def as_file(self, *, until: threading.Event | None = None) -> io.BufferedReader:
+        """`bytes()` as a file that gives what is there: a short read is not the end, b"" is. `until`: as bytes."""
+        return StreamFile(self.bytes(until=until))
+
+    def messages_until(self, until: threading.Event) -> Iterator[InboundMessage]:
+        """`inbound`, with an end of its own: as `until` of bytes."""
+        return self._reading().inbox.messages(until)
+
+    def wake_readers(self) -> None:
+        """Iterators look again whether their `until` is set."""
+        if self._reader is not None:
+            self._reader.inbox.wake()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """True when the network has answered a poll of this reader within `timeout_s`."""
@@ -266,17 +278,18 @@ class StreamClient:
         """Called for every fault, in the order of registration; at once with the fault that has ended the stream."""
         self._endings.on_error(callback)
 
-    def end(self, *, timeout_s: float = FLUSH_S) -> None:
+    def end(self, *, timeout_s: float = FLUSH_S, error: str | None = None) -> None:
         """Sends what was written, tells readers where the stream has a marker, finishes iterators. Idempotent.
 
-        Waits at most `timeout_s` for the network; never raises. Callable from any thread and callback.
+        Waits at most `timeout_s` for the network; never raises. Callable from any thread and callback. `error` is
+        told to readers with the marker.
         """
         with self._state:
             if self._ending:
                 return
             self._ending = True
         if self._writer is not None:
-            self._writer.close()
+            self._writer.close(error)
             self._writer.wait_sent(timeout_s)
         if self._reader is not None:
             self._reader.close()

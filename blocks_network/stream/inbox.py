@@ -60,24 +60,29 @@ class Inbox:
             self._closed = True
             self._changed.notify_all()
 
-    def messages(self) -> Iterator[InboundMessage]:
-        """Whole frames, until the end."""
-        while (message := self._take()) is not None:
+    def wake(self) -> None:
+        """Iterators look again whether their `until` is set."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def messages(self, until: threading.Event | None = None) -> Iterator[InboundMessage]:
+        """Whole frames, until the end. `until` ends this iterator alone, after `wake`."""
+        while (message := self._take(until)) is not None:
             yield message
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, until: threading.Event | None = None) -> Iterator[bytes]:
         """The chunks of a bytes stream, until the end. RuntimeError on a frame of events."""
-        return self._items("bytes")
+        return self._items("bytes", until)
 
-    def events(self) -> Iterator[Any]:
+    def events(self, until: threading.Event | None = None) -> Iterator[Any]:
         """The events of an events stream, until the end. RuntimeError on a frame of bytes."""
-        return self._items("events")
+        return self._items("events", until)
 
-    def _items(self, wanted: str) -> Iterator[Any]:
+    def _items(self, wanted: str, until: threading.Event | None) -> Iterator[Any]:
         while True:
             with self._changed:
-                while not self._opened:
-                    message = self._next()
+                while not self._opened or _is_set(until):
+                    message = self._next(until)
                     if message is None:
                         return
                     if message.format == "raw":  # a later version's frame, which nobody here can read
@@ -88,19 +93,23 @@ class Inbox:
                 item = self._opened.popleft()
             yield item
 
-    def _take(self) -> InboundMessage | None:
+    def _take(self, until: threading.Event | None) -> InboundMessage | None:
         with self._changed:
-            return self._next()
+            return self._next(until)
 
-    def _next(self) -> InboundMessage | None:
+    def _next(self, until: threading.Event | None) -> InboundMessage | None:
         """With the lock held: waits for a frame; None at the end."""
-        self._changed.wait_for(lambda: self._waiting or self._closed)
-        if not self._waiting:
+        self._changed.wait_for(lambda: self._waiting or self._closed or _is_set(until))
+        if not self._waiting or _is_set(until):
             return None
         message = self._waiting.popleft()
         if len(self._waiting) < MAX_WAITING:
             self._changed.notify_all()
         return message
+
+
+def _is_set(until: threading.Event | None) -> bool:
+    return until is not None and until.is_set()
 
 
 def _opened(message: InboundMessage) -> Iterator[Any]:

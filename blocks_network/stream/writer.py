@@ -110,6 +110,7 @@ class StreamWriter:
         self._ending = False
         """The end marker is under way, or out."""
         self._fault: TransportError | None = None
+        self._error: str | None = None
 
     def write(self, data: Any, *, timeout_s: float | None = None) -> None:
         """Accepts one chunk or event, as it is now; blocks while the buffer is full.
@@ -129,12 +130,15 @@ class StreamWriter:
         if not offered:
             self._offer()
 
-    def close(self) -> None:
-        """Refuses further writes and sends what was accepted, then the marker. Idempotent; `wait_sent` waits."""
+    def close(self, error: str | None = None) -> None:
+        """Refuses further writes and sends what was accepted, then the marker, which says `error` if there is one.
+
+        Idempotent; `wait_sent` waits.
+        """
         with self._changed:
             if self._ended:
                 return
-            self._ended = True
+            self._ended, self._error = True, error
             self._changed.notify_all()
             needed = self._marker and not self._offered
             self._offered |= needed
@@ -207,7 +211,7 @@ class StreamWriter:
                 return self._parts[0]
             if not self._writes:
                 self._ending = True
-                self._parts.append(end_text(self._stream_id, self._seq, _now_ms()))
+                self._parts.append(end_text(self._stream_id, self._seq, _now_ms(), error=self._error))
                 return self._parts[0]
             writes = self._gathered()
             self._under_way = sum(write.size for write in writes)

@@ -32,7 +32,15 @@ from blocks_network.transport.http import POOL, Interrupted, Interruption, Respo
 if TYPE_CHECKING:
     from pubnub.endpoints.endpoint import Endpoint
 
-__all__ = ["DEFAULT_ORIGIN", "PooledRequestHandler", "PubNubKeys", "call", "create_pubnub_client", "make_client"]
+__all__ = [
+    "DEFAULT_ORIGIN",
+    "PooledRequestHandler",
+    "PubNubKeys",
+    "call",
+    "create_pubnub_client",
+    "keys_of",
+    "make_client",
+]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +56,12 @@ class PubNubKeys:
     publish_key: str | None = None
     origin: str = DEFAULT_ORIGIN
     ssl: bool = True
+
+
+def keys_of(client: PubNub) -> PubNubKeys:
+    """Those that a client was made with."""
+    config = client.config
+    return PubNubKeys(config.subscribe_key, config.publish_key, config.origin, config.ssl)
 
 
 class _Configuration(PNConfiguration):  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections import OrderedDict
@@ -201,7 +202,12 @@ def _parsed(envelope: Any) -> Received | None:
 
 def _with_handler(client: PubNub, handler: PooledRequestHandler) -> PubNub:
     """The same configuration and token under a request handler of its own, whose requests can be broken off."""
-    twin = PubNub(client.config, custom_request_handler=PooledRequestHandler)
+    config = client.config
+    if config.enable_subscribe:  # a manager of the library's would start threads that nobody needs
+        config = copy.copy(config)
+        config.__dict__["enable_subscribe"] = False
+    twin = PubNub(config, custom_request_handler=PooledRequestHandler)
+    twin.__dict__.pop("_subscription_manager", None)  # Subscribe asks it for parameters where the attribute exists
     twin.set_request_handler(handler)
     token = client._get_token()
     if token:

@@ -42,6 +42,7 @@ class World:
 
     def __init__(self, platform: Any, gateway: GatewayNode) -> None:
         self.platform, self.gateway = platform, gateway
+        self.sessions: list[TaskSession] = []
         self._numbers = itertools.count(1)
         self._publisher = gateway.client("the-agent", secret=True)
         self.document = platform.document(
@@ -80,13 +81,15 @@ class World:
         given |= blocks or {}
         self.tell(task_id, *before)
         self.platform.answer(RPC, rpc({"taskId": task_id, "extensions": {"blocks": given}, **answer}))
-        return self.client.send_message(agent_name="writer", **(arguments or {}))
+        self.sessions.append(self.client.send_message(agent_name="writer", **(arguments or {})))
+        return self.sessions[-1]
 
     def connect(self, *events: dict[str, Any], state: str = "running", **arguments: Any) -> TaskSession:
         task_id = f"task-{next(self._numbers)}"
         self.tell(task_id, *events)
         self.knows(task_id, state=state)
-        return self.client.connect(task_id, **arguments)
+        self.sessions.append(self.client.connect(task_id, **arguments))
+        return self.sessions[-1]
 
     def knows(self, task_id: str, **fields: Any) -> None:
         channel = f"u.org.{task_id}"
@@ -137,6 +140,8 @@ def world(platform: Any) -> Iterator[World]:
     gateway = GatewayNode().start()
     made = World(platform, gateway)
     yield made
+    for session in made.sessions:
+        session.close()
     made.client.destroy()
     gateway.stop()
 

@@ -199,7 +199,7 @@ def test_history_shows_them_by_type_and_value(gateway_node: GatewayNode) -> None
 
 
 def test_history_with_too_many_actions_goes_on_where_it_stopped(node_of: Callable[..., GatewayNode]) -> None:
-    node = node_of(Limits(actions_per_message=4, actions_per_answer=4))
+    node = node_of(Limits(actions_per_message=4, actions_per_answer=3))
     client, key = node.client("u1"), node.open_keyset.subscribe_key
     for number in range(3):
         message = publish(client, number)

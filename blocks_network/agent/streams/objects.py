@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-from blocks_network.stream.client import StreamClient
+from blocks_network.stream.client import FLUSH_S, StreamClient
 from blocks_network.stream.endings import Endings
 from blocks_network.stream.errors import StreamEndedError, StreamError
 from blocks_network.stream.inbox import InboundMessage
@@ -17,8 +18,8 @@ __all__ = ["ExternalStreamObject", "OnActivateCallback", "StreamObject"]
 class StreamObject:
     """One task's stream. On a shared stream `end` gives back this task's reference; the last one ends the stream.
 
-    `checkpoint` is called before each write: it blocks while the task is paused. `released(object)` is called once,
-    by the first `end`.
+    `checkpoint` is called before each write: it blocks while the task is paused. `released(object, timeout_s)` is
+    called once, by the first `end`. The owner of the client calls `stream_failed` and `stream_ended`.
     """
 
     external = False
@@ -27,13 +28,15 @@ class StreamObject:
         self,
         client: StreamClient,
         *,
+        shared: bool = False,
         checkpoint: Callable[[], None],
-        released: Callable[[StreamObject], None],
+        released: Callable[[StreamObject, float], None],
     ) -> None:
-        self._client, self._checkpoint, self._released = client, checkpoint, released
+        self._client, self._shared, self._checkpoint, self._released = client, shared, checkpoint, released
         self._endings = Endings(client.stream_id)
+        self._lock = threading.Lock()
         self._ended = False
-        client.on_end(self._client_ended)
+        self._left = threading.Event()
 
     @property
     def stream_id(self) -> str:
@@ -48,6 +51,11 @@ class StreamObject:
         return self._client.uuid
 
     @property
+    def direction(self) -> str:
+        """The agent's: outbound, inbound or bidirectional."""
+        return self._client.direction
+
+    @property
     def is_active(self) -> bool:
         return not self._ended and self._client.is_active
 
@@ -60,38 +68,52 @@ class StreamObject:
 
     @property
     def inbound(self) -> Iterator[InboundMessage]:
-        """As StreamClient.inbound."""
-        return self._client.inbound
+        """As StreamClient.inbound; finishes also when the task is asked to end."""
+        return self._client.messages_until(self._left)
 
     def bytes(self) -> Iterator[bytes]:
-        """As StreamClient.bytes."""
-        return self._client.bytes()
+        """As StreamClient.bytes; finishes also when the task is asked to end."""
+        return self._client.bytes(until=self._left)
 
     def events(self) -> Iterator[Any]:
-        """As StreamClient.events."""
-        return self._client.events()
+        """As StreamClient.events; finishes also when the task is asked to end."""
+        return self._client.events(until=self._left)
 
     def as_file(self) -> io.BufferedReader:
-        """As StreamClient.as_file."""
-        return self._client.as_file()
+        """As StreamClient.as_file; its end is also the moment when the task is asked to end."""
+        return self._client.as_file(until=self._left)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Called once when this task is no longer on the stream; at once when that is so already."""
         self._endings.on_end(callback)
 
     def on_error(self, callback: Callable[[StreamError], None]) -> None:
-        """As StreamClient.on_error."""
-        self._client.on_error(callback)
+        """As StreamClient.on_error, for as long as this task is on the stream."""
+        self._endings.on_error(callback)
 
-    def end(self) -> None:
-        """Ends the task's part in the stream. Idempotent, never raises."""
-        if self._ended:
-            return
-        self._ended = True
-        self._released(self)
+    def end(self, *, timeout_s: float = FLUSH_S) -> None:
+        """Ends the task's part in the stream. Idempotent, never raises.
+
+        The last one waits, at most `timeout_s`, until the network has taken what was written.
+        """
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+        if self._shared:  # the others read on
+            self.finish_reading()
+        self._released(self, timeout_s)
         self._endings.ended()
 
-    def _client_ended(self) -> None:
+    def finish_reading(self) -> None:
+        """Iterators of this object end; what waits is left to others."""
+        self._left.set()
+        self._client.wake_readers()
+
+    def stream_failed(self, error: StreamError) -> None:
+        self._endings.failed(error)
+
+    def stream_ended(self) -> None:
         """The stream itself is over: a fault, `fail_stream`, or the last reference."""
         self._ended = True
         self._endings.ended()
@@ -144,8 +166,8 @@ class ExternalStreamObject:
         """Called once, at once when it has ended already."""
         self._endings.on_end(callback)
 
-    def end(self) -> None:
-        """Local: runs the callbacks, tells nobody. Idempotent."""
+    def end(self, *, timeout_s: float = FLUSH_S) -> None:
+        """Local: runs the callbacks, tells nobody, waits for nothing. Idempotent."""
         if self._ended:
             return
         self._ended = True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from blocks_network.agent.streams.objects import StreamObject
     from blocks_network.stream.client import StreamClient
 
 __all__ = ["StreamEntry", "StreamRegistry"]
@@ -23,11 +25,19 @@ class StreamEntry:
     affinity: str
     task_ids: set[str] = field(default_factory=set)
     writer: StreamClient | None = None
-    objects: dict[str, Any] = field(default_factory=dict)
-    """What each task's handler holds, by task id."""
+    objects: dict[str, Future[StreamObject]] = field(default_factory=dict)
+    """What each task's handler holds, by task id; done when it is set up for that task."""
+    feed: StreamObject | None = None
+    """What on_activate holds of a shared stream."""
     ready: threading.Event = field(default_factory=threading.Event)
     """Set when the first acquirer has set it up, or failed."""
     fault: BaseException | None = None
+
+    def made(self) -> list[StreamObject]:
+        """The objects that exist by now."""
+        places = [place for place in list(self.objects.values()) if place.done() and not place.cancelled()]
+        objects = [place.result() for place in places if place.exception() is None]
+        return objects if self.feed is None else [*objects, self.feed]
 
 
 class StreamRegistry:
@@ -52,14 +62,15 @@ class StreamRegistry:
             entry = self._entries.get(stream_id)
             if entry is None:
                 entry = self._entries[stream_id] = StreamEntry(stream_id, direction, format, external, affinity)
-                entry.task_ids.add(task_id)
+                _add(entry, task_id)
                 return entry, True, True
             asked = (direction, format, external, affinity)
             known = (entry.direction, entry.format, entry.external, entry.affinity)
             if asked != known:
                 raise ValueError(f"stream {stream_id} is {known}, and was asked for as {asked}")
             is_new_for_task = task_id not in entry.task_ids
-            entry.task_ids.add(task_id)
+            if is_new_for_task:
+                _add(entry, task_id)
             return entry, False, is_new_for_task
 
     def release(self, stream_id: str, task_id: str) -> int:
@@ -75,6 +86,17 @@ class StreamRegistry:
         with self._lock:
             known = self._entries.get(entry.stream_id) is entry
             return known and task_id in entry.task_ids and self._release(entry, task_id) == 0
+
+    def holds(self, entry: StreamEntry) -> bool:
+        """True while this very entry is here."""
+        with self._lock:
+            return self._entries.get(entry.stream_id) is entry
+
+    def discard(self, entry: StreamEntry) -> None:
+        """Takes this very entry out, with all references; harmless when it is gone."""
+        with self._lock:
+            if self._entries.get(entry.stream_id) is entry:
+                del self._entries[entry.stream_id]
 
     def force_remove(self, stream_id: str) -> StreamEntry | None:
         """Takes the entry out, with its task ids: whoever fails the stream needs them."""
@@ -114,3 +136,8 @@ class StreamRegistry:
         if not entry.task_ids and self._entries.get(entry.stream_id) is entry:
             del self._entries[entry.stream_id]
         return len(entry.task_ids)
+
+
+def _add(entry: StreamEntry, task_id: str) -> None:
+    entry.task_ids.add(task_id)
+    entry.objects[task_id] = Future()
