@@ -42,11 +42,12 @@ class Commands:
         prepare: Callable[[TaskRun, object], Running],
         client_for: Callable[[str | None], Any],
         submit: Callable[[Running], None],
+        close: Callable[[Running, Mapping[str, Any]], None],
         control_token: Callable[[str], None],
         switch: Callable[[Mapping[str, Any]], None],
         cancelled: Callable[[str], None] | None = None,
     ) -> None:
-        self.prepare, self.client_for, self.submit = prepare, client_for, submit
+        self.prepare, self.client_for, self.submit, self.close = prepare, client_for, submit, close
         self.control_token, self.switch, self.cancelled = control_token, switch, cancelled
 
 
@@ -76,6 +77,10 @@ class Dispatcher:
     def forget(self, task_id: str) -> None:
         """The task has left the instance."""
         self._running.pop(task_id, None)
+
+    def find(self, task_id: str) -> Running | None:
+        """A task whose handler runs, or that it left open."""
+        return self._running.get(task_id)
 
     def open_pipe(self, task_id: str) -> Running | None:
         """Takes an open pipe task out, to end it; None when there is none."""
@@ -154,8 +159,7 @@ class Dispatcher:
         opened = self.open_pipe(task_id)
         if opened is not None:
             opened.run.end(reason)
-            opened.events.terminal(terminal_fields(None, frozenset({reason}), is_pipe=True))
-            opened.run.leave()
+            self._instance.close(opened, terminal_fields(None, frozenset({reason}), is_pipe=True))
             return
         run = self._table.find(task_id)
         if run is not None:

@@ -21,6 +21,7 @@ from blocks_network.agent.outputs import Outputs
 from blocks_network.agent.results import Artifact
 from blocks_network.agent.run import Running, TaskRunner
 from blocks_network.agent.status import StatusReports
+from blocks_network.agent.streams import AgentStreams
 from blocks_network.agent.tasks import EndReason, TaskRun, TaskTable
 from blocks_network.agent.timers import Timers
 from blocks_network.api.tokens import Connected
@@ -47,6 +48,8 @@ __all__ = ["Instance", "start_agent_instance"]
 
 log = logging.getLogger(__name__)
 
+CLOSERS = 4
+"""Threads, made when they are needed, on which pipe tasks with streams end: their last frames go out first."""
 NO_LIMIT_WORKERS = 10_000
 """concurrency 0: threads are made as tasks come, so the number is a bound against mistakes alone."""
 CANCEL_GRACE_S = 2.0
@@ -98,6 +101,16 @@ class Instance:
         self._pool = ThreadPoolExecutor(
             options.slots or NO_LIMIT_WORKERS, thread_name_prefix=f"blocks-task-{self.agent_name}"
         )
+        self._streams = AgentStreams(
+            self.agent_name,
+            options.card,
+            whose=self.instance_id,
+            running_time_s=options.running_time_s,
+            fail_task=self._fail_task,
+            undelivered=self.task_failed,
+            changed=self._load_changed,
+        )
+        self._closers = ThreadPoolExecutor(CLOSERS, thread_name_prefix=f"blocks-closing-{self.agent_name}")
         self._runner = TaskRunner(
             invocation=Invocation(options.handler or _nothing, self._loops),
             table=self._table,
@@ -112,6 +125,7 @@ class Instance:
                 prepare=self._prepare,
                 client_for=self._client_for,
                 submit=self._submit,
+                close=self._close,
                 control_token=lambda token: self.link.set_token(token),
                 switch=self._switch,
                 cancelled=self._cancelled if options.on_cancel_task is not None else None,
@@ -218,7 +232,7 @@ class Instance:
 
     def _prepare(self, run: TaskRun, version: object) -> Running:
         events = TaskEvents(run, self._publisher, self.agent_name, on_lost=self.task_failed, version=version)
-        return Running(run, events, StatusReports(events, self._timers))
+        return Running(run, events, StatusReports(events, self._timers), self._streams.of(run))
 
     def _client_for(self, token: str | None) -> PubNub:
         return make_client(self._keys, user_id=self.instance_id, token=token)
@@ -307,12 +321,34 @@ class Instance:
         running = self._dispatcher.open_pipe(task_id)
         if running is None:
             raise RuntimeError(f"No cached credentials for task {task_id}: it is not open on this instance")
-        running.events.terminal(event)
-        running.run.leave()
+        self._finish(running, event)
         self._load_changed()
 
     def fail_stream(self, stream_id: str, reason: str) -> None:
-        log.info("fail_stream(%s): no stream of that name is open here (%s)", stream_id, reason)
+        self._streams.fail_stream(stream_id, reason)
+
+    def _fail_task(self, task_id: str, reason: str, cause: BaseException | None) -> None:
+        """Its terminal goes out at once, also while its handler runs. TaskRun.fail was called before."""
+        opened = self._dispatcher.open_pipe(task_id)
+        running = opened or self._dispatcher.find(task_id)
+        if running is None:
+            return
+        self._finish(running, {"state": "failed", "error": reason}, leaves=opened is not None)
+        if cause is not None:
+            self.task_failed(task_id, cause)
+
+    def _close(self, running: Running, fields: Mapping[str, Any]) -> None:
+        """Ends an open pipe task. Never waits: last frames go out on a thread of their own."""
+        if running.streams.any_open:
+            self._closers.submit(self._finish, running, fields)
+        else:
+            self._finish(running, fields)
+
+    def _finish(self, running: Running, fields: Mapping[str, Any], *, leaves: bool = True) -> None:
+        running.streams.end_all()
+        running.events.terminal(fields)
+        if leaves:
+            running.run.leave()
 
     def when_ended(self, call: Callable[[], None]) -> None:
         with self._client_lock:
@@ -344,6 +380,9 @@ class Instance:
             run.end(EndReason.STOPPED)
         self._table.wait_idle(CANCEL_GRACE_S if asked else 0)
         abandoned = [run.task_id for run in self._table.running()]
+        # Streams before events: what ends a task comes after its last frames.
+        self._streams.stop(FLUSH_S)
+        self._closers.shutdown(wait=True)
         # Everything that tasks said goes out before we leave, else the network would take them for lost.
         undelivered = self._publisher.stop(FLUSH_S) if self._publisher.started else 0
         if self._link is not None:
@@ -384,6 +423,7 @@ class Instance:
         return AgentInstancePresenceState(
             instance_id=self.instance_id,
             active_tasks=self._table.active,
+            active_streams=self._streams.active_count,
             concurrency=self._options.slots,
             started_at=self._started_at_ms,
             preferred_protocol_version=PROTOCOL_VERSION,

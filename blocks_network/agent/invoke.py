@@ -120,26 +120,30 @@ def _takes_context(handler: Callable[..., Any]) -> bool:
 
 def _run_generator(steps: Any, run: TaskRun, write: Write | None) -> tuple[list[Any], Any]:
     gathered: list[Any] = []
-    while not run.ending.is_set():
-        try:
-            value = next(steps)
-        except StopIteration as end:
-            return gathered, end.value
-        _take(value, gathered, write)
-    steps.close()
+    try:
+        while not run.ending.is_set():
+            try:
+                value = next(steps)
+            except StopIteration as end:
+                return gathered, end.value
+            _take(value, gathered, write)
+    finally:
+        steps.close()
     return gathered, None
 
 
 async def _drained(steps: Any, run: TaskRun, write: Write | None) -> list[Any]:
     gathered: list[Any] = []
-    async for value in steps:
-        if run.ending.is_set():
-            await steps.aclose()
-            break
-        if write is None:
-            _take(value, gathered, None)
-        else:  # a full stream blocks, and must not block the other coroutines
-            await asyncio.to_thread(_take, value, gathered, write)
+    try:
+        async for value in steps:
+            if run.ending.is_set():
+                break
+            if write is None:
+                _take(value, gathered, None)
+            else:  # a full stream blocks, and must not block the other coroutines
+                await asyncio.to_thread(_take, value, gathered, write)
+    finally:
+        await steps.aclose()
     return gathered
 
 

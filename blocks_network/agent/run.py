@@ -20,6 +20,7 @@ from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE
 from blocks_network.wire.parts import RequestPart
 
 if TYPE_CHECKING:
+    from blocks_network.agent.streams.task import TaskStreams
     from blocks_network.consumer.client import TaskClient
 
 __all__ = ["Running", "TaskRunner", "Watcher", "terminal_fields"]
@@ -50,6 +51,7 @@ class Running:
     run: TaskRun
     events: TaskEvents
     status: StatusReports
+    streams: TaskStreams
 
 
 class TaskRunner:
@@ -77,7 +79,8 @@ class TaskRunner:
             reasons = run.asked_to_end()
             stays_open = run.is_pipe and fault is None and not reasons
             if not stays_open:
-                events.terminal(terminal_fields(fault, reasons, is_pipe=run.is_pipe))
+                running.streams.end_all()
+                events.terminal(terminal_fields(fault, reasons, is_pipe=run.is_pipe, failure=run.failure))
         finally:
             self._table.handler_returned(run, stays_open=stays_open)
             if not stays_open:
@@ -89,12 +92,20 @@ class TaskRunner:
             self._watcher.task_failed(run.task_id, fault)
 
     def _work(self, running: Running) -> BaseException | None:
-        """Running event, handler, artifacts. Returns what went wrong instead of raising it: a terminal follows."""
+        """Running event, handler, artifacts. Returns what went wrong instead of raising it: a terminal follows.
+
+        A request's streams end before its artifacts: they may repeat what was streamed.
+        """
         run, events, status = running.run, running.events, running.status
         try:
             events.running()
-            artifacts = self._invocation(run, self._context(running), None)
+            artifacts = self._invocation(run, self._context(running), running.streams.sink())
             status.end()
+            if not run.is_pipe:
+                running.streams.end_all()
+            if run.failure is not None and artifacts:
+                log.warning("task %s failed before its handler returned; its artifacts are dropped", run.task_id)
+                artifacts = []
             for artifact in artifacts:
                 self._outputs.publish(run, events, artifact)
         except HandlerCancelled as fault:
@@ -133,6 +144,7 @@ class TaskRunner:
             has_stream=run.task.has_stream,
             consumer_public_key=run.task.consumer_public_key,
             report_status=report_status,
+            create_stream=running.streams.create_stream,
             download_input_artifact=download,
             publish_artifact=publish_artifact,
             checkpoint=lambda: void(run.running.wait()),
@@ -146,8 +158,15 @@ def void(_value: object) -> None:
     """For calls whose answer nobody wants."""
 
 
-def terminal_fields(fault: BaseException | None, reasons: frozenset[EndReason], *, is_pipe: bool) -> dict[str, Any]:
-    """The terminal's state and its reasons, from what the handler did and what was asked of it."""
+def terminal_fields(
+    fault: BaseException | None, reasons: frozenset[EndReason], *, is_pipe: bool, failure: str | None = None
+) -> dict[str, Any]:
+    """The terminal's state and its reasons, from what the handler did and what was asked of it.
+
+    `failure` beats both: a stream of the task failed.
+    """
+    if failure is not None:
+        return {"state": "failed", "error": failure}
     fields: dict[str, Any] = {}
     if fault is not None and not isinstance(fault, HandlerCancelled):
         fields["error"] = describe(fault)

@@ -32,6 +32,8 @@ class EndReason(Enum):
     TERMINATED = "terminated"
     STOPPED = "instance_lost"
     """The instance itself is ending, and its drain is over."""
+    FAILED = "failed"
+    """One of its streams did; the run's `failure` says why."""
 
 
 class Verdict(Enum):
@@ -62,6 +64,8 @@ class TaskRun:
     reasons: set[EndReason] = field(default_factory=set)
     running: threading.Event = field(default_factory=_set_event)
     """Cleared while the task is paused."""
+    failure: str | None = None
+    """Why the task has failed, whatever its handler still does."""
     _when_ending: list[Callable[[], None]] = field(default_factory=list, repr=False)
     _when_left: list[Callable[[], None]] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -83,6 +87,12 @@ class TaskRun:
         self.running.set()
         for call in called:
             call()
+
+    def fail(self, reason: str) -> None:
+        """The task has failed, whatever its handler makes of it. The first reason counts."""
+        with self._lock:
+            self.failure = self.failure or reason
+        self.end(EndReason.FAILED)
 
     def when_ending(self, call: Callable[[], None]) -> None:
         """Calls `call` once when the task is asked to end; at once when it was already."""

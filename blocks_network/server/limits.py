@@ -93,3 +93,9 @@ class Limits:
     groups_per_keyset: int = 100_000
     resources_per_token: int = 1_000
     """Names and patterns in one grant."""
+    agents_per_org: int = 1_000
+    agents_per_page: int = 100
+    card_bytes: int = 128 * 1024
+    """One agent card; a page of the registry holds a hundred of them."""
+    instances_per_agent: int = 10_000
+    """Instances that are remembered, those that connected last; a start of a program makes a new one."""

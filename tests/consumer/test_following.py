@@ -26,6 +26,7 @@ from blocks_network.errors import (
     WaitTimeoutError,
 )
 from blocks_network.server.access.permissions import Bits
+from blocks_network.transport.http import POOL
 from blocks_network.transport.pubnub import create_pubnub_client
 
 sys.path.append(str(Path(__file__).parent.parent / "protocol"))  # the gateway's own harness
@@ -37,13 +38,16 @@ S = 10.0
 """The deadline of each wait; what is waited for comes within milliseconds."""
 
 
+NUMBERS = itertools.count(1)
+"""Of tasks: the gateway keeps what the test before has published."""
+
+
 class World:
     """A client, the platform behind its calls, and the gateway behind its sessions."""
 
     def __init__(self, platform: Any, gateway: GatewayNode) -> None:
         self.platform, self.gateway = platform, gateway
         self.sessions: list[TaskSession] = []
-        self._numbers = itertools.count(1)
         self._publisher = gateway.client("the-agent", secret=True)
         self.document = platform.document(
             playground={"publishKey": gateway.keyset.publish_key, "subscribeKey": gateway.keyset.subscribe_key},
@@ -66,6 +70,7 @@ class World:
     def send(
         self,
         *,
+        task_id: str | None = None,
         before: tuple[dict[str, Any], ...] = (),
         cursor: bool = False,
         blocks: dict[str, Any] | None = None,
@@ -73,7 +78,7 @@ class World:
         **answer: Any,
     ) -> TaskSession:
         """Sends a message; `before` was published when the answer came."""
-        task_id = f"task-{next(self._numbers)}"
+        task_id = task_id or f"task-{next(NUMBERS)}"
         channel = f"u.org.{task_id}"
         given: dict[str, Any] = {"readToken": self.token(channel), "streamChannels": {"status": channel}}
         if cursor:
@@ -85,7 +90,7 @@ class World:
         return self.sessions[-1]
 
     def connect(self, *events: dict[str, Any], state: str = "running", **arguments: Any) -> TaskSession:
-        task_id = f"task-{next(self._numbers)}"
+        task_id = f"task-{next(NUMBERS)}"
         self.tell(task_id, *events)
         self.knows(task_id, state=state)
         self.sessions.append(self.client.connect(task_id, **arguments))
@@ -135,15 +140,21 @@ CANCELED = {"type": "terminal", "state": "canceled", "reason": "user"}
 CANCEL_REQUESTED = {"type": "cancel_requested", "ts": 1}
 
 
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[GatewayNode]:
+    node = GatewayNode().start()
+    yield node
+    POOL.close_idle()
+    node.stop()
+
+
 @pytest.fixture
-def world(platform: Any) -> Iterator[World]:
-    gateway = GatewayNode().start()
+def world(platform: Any, gateway: GatewayNode) -> Iterator[World]:
     made = World(platform, gateway)
     yield made
     for session in made.sessions:
         session.close()
     made.client.destroy()
-    gateway.stop()
 
 
 def messages(events: list[Any]) -> list[Any]:
@@ -207,18 +218,18 @@ def test_the_answers_fields_are_the_sessions(world: World) -> None:
 
 
 def test_an_answer_without_channel_does_not_hide_the_task(world: World) -> None:
-    world.knows("task-1")
-    session = world.send(before=(said("a"),), blocks={"streamChannels": {}})
-    assert session.task_id == "task-1"
-    world.tell("task-1", DONE)
+    world.knows("task-a")
+    session = world.send(task_id="task-a", before=(said("a"),), blocks={"streamChannels": {}})
+    assert session.task_id == "task-a"
+    world.tell("task-a", DONE)
     session.wait_for_terminal(S)
     assert messages(session.list_events()) == ["a"]
 
 
 def test_an_answer_without_channel_or_read_token_still_names_the_task(world: World) -> None:
     world.platform.answer(READ_TOKEN, (403, {"error": "not yours"}))
-    session = world.send(blocks={"streamChannels": {}, "readToken": None})
-    assert session.task_id == "task-1"
+    session = world.send(task_id="task-b", blocks={"streamChannels": {}, "readToken": None})
+    assert session.task_id == "task-b"
     with pytest.raises(SessionClosedError, match="not yours"):
         session.wait_for_terminal(S)
 
@@ -263,32 +274,32 @@ def test_a_history_of_any_length_is_read_in_order(world: World, count: int) -> N
 
 
 def test_a_stranger_may_not_connect(world: World) -> None:
-    world.knows("task-9")
+    world.knows("task-d")
     world.platform.answer(READ_TOKEN, (403, {"error": "not yours"}))
     with pytest.raises(RuntimeError, match=r"403.*not yours"):
-        world.client.connect("task-9")
+        world.client.connect("task-d")
 
 
 def test_an_anonymous_reader_reads_with_its_fingerprint(world: World) -> None:
-    world.knows("task-9")
-    world.tell("task-9", said("a"), DONE)
+    world.knows("task-d")
+    world.tell("task-d", said("a"), DONE)
     route = "/api/v1/auth/anon-task-read-token"
     world.platform.answers[route] = world.platform.answers[READ_TOKEN]
     with TaskClient.create("free", world.document, anon_fingerprint="finger") as client:
-        assert messages(client.connect("task-9").list_events()) == ["a"]
+        assert messages(client.connect("task-d").list_events()) == ["a"]
         (asked,) = world.platform.to(route)
-        assert asked.body == {"taskId": "task-9", "fingerprint": "finger"}
+        assert asked.body == {"taskId": "task-d", "fingerprint": "finger"}
         assert asked.headers["Authorization"] is None
         world.platform.answer(route, (403, {"error": "private"}))
         with pytest.raises(AnonTaskAccessDenied, match="403"):
-            client.connect("task-9")
+            client.connect("task-d")
 
 
 def test_a_read_token_that_has_ended_is_renewed_without_a_gap(world: World) -> None:
-    task_id = "task-1"
+    task_id = "task-c"
     world.knows(task_id)
     elsewhere = world.token("u.org.somewhere-else")
-    session = world.send(cursor=True, before=(said("a"),), blocks={"readToken": elsewhere})
+    session = world.send(task_id=task_id, cursor=True, before=(said("a"),), blocks={"readToken": elsewhere})
     world.tell(task_id, said("b"), DONE)
     session.wait_for_terminal(S)
     assert messages(session.list_events()) == ["a", "b"]
@@ -581,8 +592,8 @@ def test_a_stream_of_a_task_whose_end_we_know_is_gone(world: World) -> None:
 
 
 def test_a_plain_subscription_tells_what_is_kept_and_what_comes(world: World) -> None:
-    world.knows("task-5")
-    world.tell("task-5", said("a"))
+    world.knows("task-e")
+    world.tell("task-e", said("a"))
     seen: list[tuple[str, Any]] = []
     done = threading.Event()
 
@@ -596,8 +607,8 @@ def test_a_plain_subscription_tells_what_is_kept_and_what_comes(world: World) ->
     callbacks = TaskEventCallbacks(
         note("progress"), note("artifact"), on_terminal, note("cancel"), on_event=note("any")
     )
-    subscription = world.client.subscribe_to_task("task-5", "org", callbacks)
-    world.tell("task-5", CANCEL_REQUESTED, CANCEL_REQUESTED, DONE, FAILED, CANCEL_REQUESTED, said("after"))
+    subscription = world.client.subscribe_to_task("task-e", "org", callbacks)
+    world.tell("task-e", CANCEL_REQUESTED, CANCEL_REQUESTED, DONE, FAILED, CANCEL_REQUESTED, said("after"))
     assert done.wait(S)
     subscription.unsubscribe()
     subscription.unsubscribe()
@@ -617,8 +628,8 @@ def test_a_plain_subscription_takes_a_pubnub_object_and_leaves_it_alone(world: W
     theirs = create_pubnub_client(
         user_id="mine", subscribe_key=keyset.subscribe_key, origin=world.gateway.origin, ssl=False
     )
-    theirs.set_token(world.token("u.org.task-6"))
-    world.tell("task-6", said("a"))
+    theirs.set_token(world.token("u.org.task-f"))
+    world.tell("task-f", said("a"))
     faults: list[tuple[str, str]] = []
     reported = threading.Event()
 
@@ -627,7 +638,7 @@ def test_a_plain_subscription_takes_a_pubnub_object_and_leaves_it_alone(world: W
         reported.set()
 
     subscription = subscribe_to_task(
-        theirs, "task-6", "org", TaskEventCallbacks(on_progress=lambda event: event["nothing"], on_error=on_error)
+        theirs, "task-f", "org", TaskEventCallbacks(on_progress=lambda event: event["nothing"], on_error=on_error)
     )
     assert reported.wait(S)
     subscription.unsubscribe()

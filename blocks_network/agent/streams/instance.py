@@ -15,7 +15,7 @@ from blocks_network.agent.streams.registry import StreamEntry, StreamRegistry
 from blocks_network.agent.streams.task import TaskStreams
 from blocks_network.agent.tasks import TaskRun
 from blocks_network.errors import BlocksError, TransportError
-from blocks_network.stream.client import FLUSH_S, StreamClient
+from blocks_network.stream.client import StreamClient
 from blocks_network.stream.errors import StreamEndedError, StreamError
 from blocks_network.stream.threads import StreamThreads
 from blocks_network.wire import cards
@@ -31,8 +31,8 @@ CRASHED = "stream_crashed"
 class AgentStreams:
     """Safe for threads. Nothing is started before the first stream.
 
-    `fail_task(task_id, reason)` ends a task as failed; `undelivered(task_id, fault)` hears of data that the network
-    will never take; `changed()` that the number of active streams has.
+    `fail_task(task_id, reason, cause)` ends a task as failed; `undelivered(task_id, fault)` hears of data that the
+    network will never take; `changed()` that the number of active streams has.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class AgentStreams:
         *,
         whose: str,
         running_time_s: int | None,
-        fail_task: Callable[[str, str], None],
+        fail_task: Callable[[str, str, BaseException | None], None],
         undelivered: Callable[[str, TransportError], None],
         changed: Callable[[], None],
     ) -> None:
@@ -65,7 +65,7 @@ class AgentStreams:
         """Streams with a writer or reader of ours."""
         return sum(registry.active_stream_count for registry in self._all_registries())
 
-    def fail_stream(self, stream_id: str, reason: str) -> None:
+    def fail_stream(self, stream_id: str, reason: str, cause: BaseException | None = None) -> None:
         """Ends the stream, its readers hear why, then every task on it as failed. Unknown streams are ignored."""
         for registry in self._all_registries():
             entry = registry.force_remove(stream_id)
@@ -73,11 +73,19 @@ class AgentStreams:
                 continue
             log.error("stream %s fails, with %d tasks: %s", stream_id, len(entry.task_ids), reason)
             entry.fault = StreamEndedError(f"stream {stream_id} failed: {reason}")
+            for task_id in sorted(entry.task_ids):  # first, so that no handler that is woken ends its task otherwise
+                self._mark_failed(task_id, reason)
             if entry.writer is not None:
                 entry.writer.end(error=reason)
             for task_id in sorted(entry.task_ids):
-                self._fail_task(task_id, reason)
+                self._fail_task(task_id, reason, cause)
             self._changed()
+
+    def _mark_failed(self, task_id: str, reason: str) -> None:
+        with self._lock:
+            task = self._tasks.get(task_id)
+        if task is not None:
+            task.fail(reason)
 
     def stop(self, timeout_s: float) -> bool:
         """Ends every stream, so that readers hear of it, then the threads. True when all was sent and has ended."""
@@ -119,35 +127,30 @@ class AgentStreams:
         Whoever is first sets the stream up; the others wait for that, and get its fault when it fails.
         """
 
-        def set_up(entry: StreamEntry, registry: StreamRegistry) -> None:
-            answer = task.ask(plan, stream_id, "embedded", metadata)
-            self._make_client(entry, registry, plan, task, answer, bundle_size_bytes, max_latency_ms)
-
         registry = self._registry_of(task)
         entry, is_new, place, is_mine = self._acquire(registry, task, plan, stream_id)
         if not is_mine:
             return place.result()
         try:
             if is_new:
-                set_up(entry, registry)
+                answer = task.ask(plan, stream_id, "embedded", metadata)
+                self._make_client(entry, registry, plan, task, answer, bundle_size_bytes, max_latency_ms)
             else:
                 self._join(entry, task, plan, metadata)
-            made = self._object(entry, registry, task, plan)
+            made = self._object(entry, registry, task)
         except BaseException as fault:
-            if is_new:
-                entry.fault = fault
-                registry.discard(entry)
-            elif registry.release_entry(entry, task.task_id) and entry.writer is not None:
-                entry.writer.end()
+            self._undo(entry, registry, task, fault, is_new=is_new)
             place.set_exception(fault)
             entry.ready.set()
             raise
         place.set_result(made)
         entry.ready.set()
+        if not registry.holds(entry):  # it ended while nobody could be told
+            made.stream_ended()
         if is_new:
             self._changed()
             if on_activate is not None:
-                self._activate(entry, on_activate, made, plan)
+                self._activate(entry, registry, on_activate, made)
         return made
 
     def open_external(
@@ -235,25 +238,39 @@ class AgentStreams:
         client.on_error(lambda error: self._client_failed(entry, error))
         client.on_end(lambda: self._client_ended(entry, registry))
 
-    def _object(self, entry: StreamEntry, registry: StreamRegistry, task: TaskStreams, plan: Plan) -> StreamObject:
-        if entry.writer is None or not registry.holds(entry):
-            if entry.writer is not None:
-                entry.writer.end()
+    def _object(self, entry: StreamEntry, registry: StreamRegistry, task: TaskStreams) -> StreamObject:
+        client = entry.writer
+        if client is None or not registry.holds(entry):
             raise entry.fault or StreamEndedError(f"stream {entry.stream_id} ended while it was set up")
 
         def released(_: StreamObject, timeout_s: float) -> None:
-            if registry.release_entry(entry, task.task_id) and entry.writer is not None:
-                entry.writer.end(timeout_s=timeout_s)
+            if registry.release_entry(entry, task.task_id):
+                client.end(timeout_s=timeout_s)
 
-        return StreamObject(entry.writer, shared=plan.is_shared, checkpoint=task.checkpoint, released=released)
+        return StreamObject(client, shared=entry.affinity == "shared", checkpoint=task.checkpoint, released=released)
 
-    def _activate(self, entry: StreamEntry, on_activate: OnActivateCallback, made: StreamObject, plan: Plan) -> None:
-        """Runs the callback. On a shared stream it feeds all tasks, so its object does not end with the first task's."""
+    def _undo(
+        self, entry: StreamEntry, registry: StreamRegistry, task: TaskStreams, fault: BaseException, *, is_new: bool
+    ) -> None:
+        """After a set-up that failed. A new stream goes with all who wait for it, a known one loses this task."""
+        if is_new:
+            entry.fault = fault
+            registry.discard(entry)
+        last = registry.release_entry(entry, task.task_id)
+        if entry.writer is not None and (is_new or last):
+            entry.writer.end()
+
+    def _activate(
+        self, entry: StreamEntry, registry: StreamRegistry, on_activate: OnActivateCallback, made: StreamObject
+    ) -> None:
+        """Runs the callback. On a shared stream it feeds all tasks: its object outlives that of the first task."""
         stream = made
-        if plan.is_shared and entry.writer is not None:
-            stream = StreamObject(
-                entry.writer, shared=True, checkpoint=_go_on, released=lambda _, timeout_s: made.end(timeout_s=timeout_s)
-            )
+        if entry.affinity == "shared" and entry.writer is not None:
+
+            def released(_: StreamObject, timeout_s: float) -> None:
+                made.end(timeout_s=timeout_s)
+
+            stream = StreamObject(entry.writer, shared=True, checkpoint=_go_on, released=released)
             entry.feed = stream
 
         def run() -> None:
@@ -261,9 +278,10 @@ class AgentStreams:
                 on_activate(stream)
             except StreamEndedError as ended:
                 log.info("on_activate of stream %s stops: %s", entry.stream_id, ended)
-            except BaseException:
+            except BaseException as fault:
                 log.exception("on_activate of stream %s failed", entry.stream_id)
-                self.fail_stream(entry.stream_id, CRASHED)
+                if registry.holds(entry):
+                    self.fail_stream(entry.stream_id, CRASHED, fault)
 
         threading.Thread(target=run, name=f"blocks-stream-activate-{entry.stream_id}", daemon=True).start()
 

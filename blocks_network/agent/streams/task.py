@@ -127,6 +127,10 @@ class TaskStreams:
         """Blocks while the task is paused."""
         self._run.running.wait()
 
+    def fail(self, reason: str) -> None:
+        """The task will have failed; its terminal follows when its streams have ended."""
+        self._run.fail(reason)
+
     @property
     def any_open(self) -> bool:
         with self._lock:

@@ -116,9 +116,7 @@ class Form:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         name = _text(options.get(b"name", b""))
         if name == "file":
-            self._file = FilePart(
-                _text(options.get(b"filename", b"")), _text(self._headers.get(b"content-type", b""))
-            )
+            self._file = FilePart(_text(options.get(b"filename", b"")), _text(self._headers.get(b"content-type", b"")))
         elif len(self.fields) >= MAX_FIELDS:
             raise MalformedForm("too many fields")
         else:

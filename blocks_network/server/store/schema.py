@@ -9,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
 __all__ = [
+    "agent_tags",
     "agents",
     "api_keys",
     "cursors",
@@ -102,16 +103,25 @@ agents = Table(
 )
 """The registry. `scaling` is what the agent's instances said last at their connect."""
 
+agent_tags = Table(
+    "agent_tags",
+    metadata,
+    Column("agent_id", String(64), ForeignKey("agents.agent_id", ondelete="CASCADE"), primary_key=True),
+    Column("tag", String(255), primary_key=True),
+    Index(None, "tag"),
+)
+"""What agents are found by: the ids and names of their cards' tags, in the spellings that are looked for."""
+
 instances = Table(
     "instances",
     metadata,
+    Column("agent_id", String(64), ForeignKey("agents.agent_id", ondelete="CASCADE"), primary_key=True),
     Column("instance_id", String(255), primary_key=True),
-    Column("agent_id", String(64), ForeignKey("agents.agent_id", ondelete="CASCADE"), nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("connected_at_ms", BigInteger, nullable=False),
-    Index(None, "agent_id"),
+    Index(None, "agent_id", "connected_at_ms"),
 )
-"""Who has connected: the only uuids on a control channel that may get work."""
+"""Who has connected: the only uuids on a control channel that may get work. Two agents may have one id each."""
 
 tasks = Table(
     "tasks",

@@ -318,6 +318,13 @@ class TaskService:
             raise TaskRefusal("TaskEnded", f"task {task_id} is ending; nothing can be added to it")
         return task
 
+    async def anonymous_read_grant(self, task_id: str, fits: Callable[[str], bool]) -> ReadGrant | None:
+        """A token for a task that was sent with a fingerprint, for whoever has it: `fits(kept hash)`."""
+        record = await self._record(task_id)
+        if record is None or record.anon_hash is None or not fits(record.anon_hash):
+            return None
+        return self._grant(record)
+
     def _grant(self, record: TaskRecord) -> ReadGrant:
         return self._tokens.read(
             self._keysets.by_name(record.keyset),
@@ -327,13 +334,17 @@ class TaskService:
         )
 
     async def _find(self, task_id: str, principal: Principal) -> TaskRecord:
-        record: TaskRecord | None = self._overseer.living.get(task_id)
-        if record is None:
-            await self._ledger.flush()
-            record = await self._database.read(partial(store.find, task_id=task_id))
+        record = await self._record(task_id)
         if record is None or principal.org_id not in (record.org_id, record.provider_org_id):
             raise task_not_found(task_id)
         return record
+
+    async def _record(self, task_id: str) -> TaskRecord | None:
+        living = self._overseer.living.get(task_id)
+        if living is not None:
+            return living
+        await self._ledger.flush()
+        return await self._database.read(partial(store.find, task_id=task_id))
 
     # --- steering ---
 

@@ -88,17 +88,29 @@ def _registry() -> None:
     )
     op.create_index(op.f("ix_agents_org_id"), "agents", ["org_id"], unique=False)
     op.create_table(
-        "instances",
-        sa.Column("instance_id", sa.String(length=255), nullable=False),
+        "agent_tags",
         sa.Column("agent_id", sa.String(length=64), nullable=False),
+        sa.Column("tag", sa.String(length=255), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["agent_id"], ["agents.agent_id"], name=op.f("fk_agent_tags_agent_id_agents"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("agent_id", "tag", name=op.f("pk_agent_tags")),
+    )
+    op.create_index(op.f("ix_agent_tags_tag"), "agent_tags", ["tag"], unique=False)
+    op.create_table(
+        "instances",
+        sa.Column("agent_id", sa.String(length=64), nullable=False),
+        sa.Column("instance_id", sa.String(length=255), nullable=False),
         sa.Column("concurrency", sa.Integer(), nullable=False),
         sa.Column("connected_at_ms", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
             ["agent_id"], ["agents.agent_id"], name=op.f("fk_instances_agent_id_agents"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("instance_id", name=op.f("pk_instances")),
+        sa.PrimaryKeyConstraint("agent_id", "instance_id", name=op.f("pk_instances")),
     )
-    op.create_index(op.f("ix_instances_agent_id"), "instances", ["agent_id"], unique=False)
+    op.create_index(
+        op.f("ix_instances_agent_id_connected_at_ms"), "instances", ["agent_id", "connected_at_ms"], unique=False
+    )
 
 
 def _tasks() -> None:
