@@ -236,9 +236,22 @@ def make_client(
         config.enable_presence_heartbeat = True
     config.disable_config_locking = False
     client = PubNub(config, custom_request_handler=PooledRequestHandler)
+    if not own_subscriptions:
+        client._subscription_manager = _NoSubscriptions()
     if token:
         client.set_token(token)
     return client
+
+
+class _NoSubscriptions:
+    """Where the library keeps its subscriptions: its presence calls ask for parameters there, whether it has any."""
+
+    def get_custom_params(self) -> dict[str, str]:
+        return {}
+
+    def adapt_state_builder(self, operation: object) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 def create_pubnub_client(

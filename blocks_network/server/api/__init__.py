@@ -1,1 +1,1 @@
-"""Door 2, the platform API over HTTP. The files have the names of `blocks_network/api/`, which asks what they answer."""
+"""Door 2, the platform API over HTTP. Its files are named as in `blocks_network/api/`, which asks what they answer."""

@@ -1,4 +1,4 @@
-"""The platform API as one ASGI callable: every noun's routes, the protocol's version, and answers to what none takes."""
+"""The platform API as one ASGI callable: every noun's routes, and the conventions that hold for all of them."""
 
 from __future__ import annotations
 
