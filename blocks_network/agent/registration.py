@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from typing import Any, Literal
 
@@ -9,10 +10,13 @@ from blocks_network import settings
 from blocks_network.agent.options import AgentInstanceOptions
 from blocks_network.api.caller import Caller
 from blocks_network.api.registry import AgentEntry, read_agent
-from blocks_network.errors import ConfigurationError
+from blocks_network.api.tokens import API_KEY_INVALID, consumer_token
+from blocks_network.errors import AgentAuthFatalError, ApiError, ConfigurationError
 from blocks_network.wire.versions import PROTOCOL_VERSION, SDK_VERSION, SUPPORTED_PROTOCOL_VERSIONS
 
 __all__ = ["AgentNotRegistered", "connect_payload", "registry_entry"]
+
+log = logging.getLogger(__name__)
 
 
 class AgentNotRegistered(ConfigurationError, RuntimeError):
@@ -23,6 +27,7 @@ def registry_entry(caller: Caller, agent_name: str, api_key: str) -> tuple[Agent
     """The agent's own entry and its billing mode, which is never guessed. AgentNotRegistered when either is missing."""
     entry = read_agent(caller, agent_name, api_key=api_key)
     if entry is None:
+        _check_key(caller, api_key)  # the registry takes a wrong key for none, and shows nothing then
         raise AgentNotRegistered(
             f"agent {agent_name} not found in registry",
             agent_name=agent_name,
@@ -37,6 +42,16 @@ def registry_entry(caller: Caller, agent_name: str, api_key: str) -> tuple[Agent
         agent_name=agent_name,
         hint="register the agent again with billing mode free or paid",
     )
+
+
+def _check_key(caller: Caller, api_key: str) -> None:
+    """AgentAuthFatalError when the network does not know the key."""
+    try:
+        consumer_token(caller, api_key)
+    except ApiError as fault:
+        if fault.code == API_KEY_INVALID:
+            raise AgentAuthFatalError(fault.message, code=fault.code, hint=fault.hint) from fault
+        log.debug("whether the API key holds could not be asked: %s", fault)
 
 
 def connect_payload(

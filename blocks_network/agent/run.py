@@ -16,6 +16,7 @@ from blocks_network.agent.results import Artifact, artifact_bytes
 from blocks_network.agent.status import StatusReports
 from blocks_network.agent.tasks import EndReason, TaskRun, TaskTable
 from blocks_network.errors import AgentAuthFatalError, TaskEndedError
+from blocks_network.logs import HANDLER_FAULTS
 from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE
 from blocks_network.wire.parts import RequestPart
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Running", "TaskRunner", "Watcher", "terminal_fields"]
 
 log = logging.getLogger(__name__)
+log_of_handlers = logging.getLogger(HANDLER_FAULTS)
 
 ENDED_BY = {EndReason.CANCELED, EndReason.TERMINATED, EndReason.EXPIRED}
 """Ends that somebody asked for. STOPPED is the instance's own matter, and a failure of the task."""
@@ -111,7 +113,7 @@ class TaskRunner:
         except HandlerCancelled as fault:
             return fault
         except BaseException as fault:
-            log.error("task %s: the handler raised %s", run.task_id, describe(fault), exc_info=fault)
+            log_of_handlers.error("task %s: the handler raised %s", run.task_id, describe(fault), exc_info=fault)
             return fault
         finally:
             _end_quietly(status)

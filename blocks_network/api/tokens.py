@@ -10,6 +10,7 @@ from blocks_network.api.caller import Answer, Caller, api_error
 from blocks_network.errors import AgentAuthFatalError, AnonTaskAccessDenied, ApiError, TransportError
 
 __all__ = [
+    "API_KEY_INVALID",
     "Connected",
     "Identity",
     "ReadToken",
@@ -24,8 +25,9 @@ __all__ = [
 READ_TOKEN_TIMEOUT_S = 15.0
 DEFAULT_EXPIRES_IN_S = 60
 REFRESH_TOKEN_INVALID = "REFRESH_TOKEN_INVALID"  # noqa: S105 - an error code
+API_KEY_INVALID = "API_KEY_INVALID"
 _FATAL = {
-    "API_KEY_INVALID": "the network refuses this API key; create a new one and set BLOCKS_API_KEY",
+    API_KEY_INVALID: "the network refuses this API key; create a new one and set BLOCKS_API_KEY",
     "AGENT_FORCED_OFFLINE": "an administrator took this agent offline; ask the network's operator",
 }
 
@@ -134,7 +136,7 @@ def _raise_fatal(answer: Answer) -> None:
 
 
 def _consumer_error(answer: Answer) -> ApiError:
-    if answer.code == "API_KEY_INVALID":
+    if answer.code == API_KEY_INVALID:
         return ApiError(
             "API_KEY_INVALID: the network refuses this API key",
             status=answer.status,

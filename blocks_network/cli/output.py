@@ -13,8 +13,15 @@ import traceback
 from enum import IntEnum
 from typing import Any, TextIO
 
-from blocks_network.errors import ApiError, BlocksError, ConfigurationError, RpcError, TransportError
-from blocks_network.logs import ROOT, redact
+from blocks_network.errors import (
+    AgentAuthFatalError,
+    ApiError,
+    BlocksError,
+    ConfigurationError,
+    RpcError,
+    TransportError,
+)
+from blocks_network.logs import HANDLER_FAULTS, ROOT, redact
 
 __all__ = [
     "ExitCode",
@@ -89,7 +96,7 @@ def exit_code_for(fault: BaseException) -> ExitCode:
     """Which code a fault ends a command with."""
     if isinstance(fault, ConfigurationError):
         return ExitCode.USAGE
-    if isinstance(fault, (TransportError, ApiError, RpcError)):
+    if isinstance(fault, (TransportError, ApiError, RpcError, AgentAuthFatalError)):
         return ExitCode.NETWORK
     if isinstance(fault, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
@@ -101,9 +108,13 @@ class _Redacting(logging.Formatter):
         return redact(super().format(record))
 
 
-def configure_logging(level: str) -> None:
-    """Our loggers at `level` (error, warn, info, debug), everybody else's from warning on, to standard error."""
+def configure_logging(level: str, *, handler_faults: bool = True) -> None:
+    """Our loggers at `level` (none, error, warn, info, debug), everybody else's from warning on, to standard error.
+
+    Without `handler_faults`, what a handler raised is left to whoever tells how its task ended.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacting("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(ROOT).setLevel(LOG_LEVELS[level])
+    logging.getLogger(ROOT).setLevel(LOG_LEVELS.get(level, logging.CRITICAL))
+    logging.getLogger(HANDLER_FAULTS).disabled = not handler_faults

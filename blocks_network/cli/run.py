@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(fault)
     _load_env()
     options.sends = options.task is not None or bool(options.file)
-    # with a task, its events are what the person wants to see
-    level = options.log_level or ("warn" if options.sends else settings.LOG_LEVEL.read())
-    configure_logging(level)
+    # with a task, its events and how it ends are what the person wants to see, and they are told without a log
+    level = options.log_level or ("none" if options.sends else settings.LOG_LEVEL.read())
+    configure_logging(level, handler_faults=not options.sends or level == "debug")
     from blocks_network.cli import agent  # loads the SDK, which neither --help nor a typing error needs
 
     try:
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one JSON object a line: the task's events, then its result")
     add("--timeout", type=_seconds, metavar="SECONDS", help="for the task (default: no limit)")
     add("--concurrency", type=_count, metavar="N", help="tasks at one time, 0 is no limit (default: the handler's own)")
-    add("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info; warn with a task)")
+    add("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info; nothing with a task)")
     return parser
 
 

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import argparse
 import base64
+import logging
+import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from blocks_network.agent.handle import AgentHandle
-from blocks_network.cli.output import ExitCode, note, paint, result_json
+from blocks_network.cli.output import LOG_LEVELS, ExitCode, note, paint, result_json
 from blocks_network.consumer.client import TaskClient
+from blocks_network.consumer.delivery import CallbackErrorContext
 from blocks_network.consumer.parts import file_part, text_part
 from blocks_network.consumer.session import TaskSession
-from blocks_network.errors import BlocksError, ConfigurationError
+from blocks_network.errors import BlocksError, ConfigurationError, SessionClosedError, TransportError
+from blocks_network.logs import ROOT
 from blocks_network.wire.events import TaskEvent
 
 __all__ = ["Request", "run_task"]
+
+log = logging.getLogger(__name__)
+
+OUTAGE_S = 10.0
+CANCEL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,36 +76,109 @@ def run_task(
     """Sends the task to the instance's agent and sees it to its end."""
     from blocks_network import settings
 
+    _prepare(options.out)
     with TaskClient.create(
         instance.billing_mode, cdm_url=cdm_url, api_key=api_key or settings.API_KEY.read()
     ) as client:
         session = client.send_message(agent_name=instance.agent_name, request_parts=request.parts)
+        outage = Outage(client, session)
         session.on_event(lambda event: _show(event, options.json))
+        session.on_error(outage.noticed)
         try:
             ended = session.wait_for_terminal(timeout=options.timeout)
         except TimeoutError:
+            _error(f"task {session.task_id} was not done within {options.timeout:g} s")
             _cancel(session)
-            late = f"task {session.task_id} was not done within {options.timeout:g} s"
-            note(f"{paint('error:', 'red', sys.stderr)} {late}")
             return ExitCode.TIMEOUT
         except KeyboardInterrupt:
+            note(f"interrupted; task {session.task_id} is asked to end")
             _cancel(session)
-            note(f"interrupted; task {session.task_id} was asked to end")
             return ExitCode.INTERRUPTED
+        except SessionClosedError as closed:
+            raise outage.fault or closed from None
         _give_out(session, ended, options)
         session.close()
     if ended.state == "completed":
         return ExitCode.OK
     why = ended.get("error") or ended.get("reason") or ended.get("completionReason") or "no reason given"
-    note(f"{paint('error:', 'red', sys.stderr)} task {session.task_id} {ended.state}: {why}")
+    _error(f"task {session.task_id} {ended.state}: {why}")
+    if ended.state == "failed" and LOG_LEVELS["debug"] < logging.getLogger(ROOT).level:
+        note(f"{paint('hint:', 'dim', sys.stderr)}  --log-level debug shows where the handler raised it")
     return ExitCode.FAILED
 
 
+class Outage:
+    """Ends the wait for a task whose network has died: a person at a terminal is told, a service would go on trying."""
+
+    def __init__(self, client: TaskClient, session: TaskSession) -> None:
+        self._client, self._session = client, session
+        self.fault: TransportError | None = None
+        self._watching = threading.Lock()
+
+    def noticed(self, fault: Exception, context: CallbackErrorContext) -> None:
+        """The session's events do not arrive for now; what else it reports is logged."""
+        if context.callback_type != "subscription":
+            log.error("%s of task %s: %s", context.callback_type, self._session.task_id, fault)
+        elif self._watching.acquire(blocking=False):
+            threading.Thread(target=self._watch, name="blocks-outage", daemon=True).start()
+
+    def _watch(self) -> None:
+        note(f"the network is lost; waiting up to {OUTAGE_S:g} s for it to come back")
+        deadline = time.monotonic() + OUTAGE_S
+        ended = threading.Event()
+        pause_s = 0.5
+        while True:
+            try:
+                self._client.get_task(self._session.task_id)
+                note("the network is back")
+                self._watching.release()
+                return
+            except BlocksError as fault:
+                cause = fault.__cause__ or fault
+                if not isinstance(cause, TransportError):  # it answers, so it is there
+                    log.debug("the network refuses to tell of the task: %s", fault)
+                    self._watching.release()
+                    return
+                if time.monotonic() + pause_s > deadline:
+                    self.fault = TransportError(
+                        f"the network was lost while task {self._session.task_id} ran: {cause.args[0]}",
+                        hint="it may still know the task when it is back",
+                    )
+                    self._session.close()
+                    return
+            ended.wait(pause_s)
+
+
+def _prepare(out: Path | None) -> None:
+    """The directory of --out, before a task runs whose artifacts it could not take."""
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        writable = os.access(out, os.W_OK | os.X_OK)
+    except OSError as fault:
+        raise ConfigurationError(
+            f"--out {out} cannot be used: {fault.strerror or fault}", hint="name a directory that this user may write"
+        ) from fault
+    if not writable:
+        raise ConfigurationError(f"--out {out} may not be written by this user", hint="name another directory")
+
+
 def _cancel(session: TaskSession) -> None:
+    """Asks for the end, and gives the handler a moment to come to it."""
     try:
         session.cancel()
+        session.wait_for_terminal(timeout=CANCEL_S)
+    except TimeoutError:
+        note(f"task {session.task_id} has not ended yet; its handler does not look at cancel_event")
+    except KeyboardInterrupt:
+        note("not waiting for it")
     except BlocksError as fault:
         note(f"the task could not be cancelled: {fault}")
+
+
+def _error(text: str) -> None:
+    note(f"{paint('error:', 'red', sys.stderr)} {text}")
 
 
 def _show(event: TaskEvent, as_json: bool) -> None:

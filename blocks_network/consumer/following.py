@@ -117,7 +117,7 @@ class Following:
                 return
             if self.record.terminal is None:
                 self.record.end(state)
-            self.ended = True
+            self.ended = self._end_known = True
             self.changed.notify_all()
 
     @property

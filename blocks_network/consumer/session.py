@@ -332,13 +332,16 @@ class TaskSession:
         return self._record.terminal is not None or self._inside.unwaitable()
 
     def _raise_streamless(self, what: str) -> None:
-        self._inside.raise_unwaitable()
-        if self._record.terminal is not None:
+        terminal = self._record.terminal
+        if terminal is not None and isinstance(terminal.value, TaskEvent) and not self._inside.abandoned:
+            why = terminal.value.get("error") or terminal.value.get("reason")
             raise SessionClosedError(
-                f"task {self.task_id} ended ({self._record.state}) without {what}",
+                f"task {self.task_id} ended ({self._record.state}{f': {why}' if why else ''}) without {what}",
                 task_id=self.task_id,
+                agent_name=self.agent_name or None,
                 hint="read session.list_artifacts() and session.state",
             )
+        self._inside.raise_unwaitable()
 
     def _fits(self, predicate: Callable[[StreamRef], bool], ref: StreamRef) -> bool:
         try:

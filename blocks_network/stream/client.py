@@ -241,7 +241,8 @@ class StreamClient:
             self._reader.inbox.wake()
 
     def wait_ready(self, timeout_s: float) -> bool:
-        """True when the network has answered a poll of this reader within `timeout_s`."""
+        """True when the network has answered a poll of this reader within `timeout_s`; on an empty stream that is with
+        the first frame. Nobody has to wait for it: a reader begins with what the network still holds."""
         return self._reader is None or self._reader.wait_ready(timeout_s)
 
     def consume_in_background(self, callback: Callable[[Any], None]) -> threading.Thread:
@@ -275,7 +276,8 @@ class StreamClient:
         self._endings.on_inbound_done(callback)
 
     def on_error(self, callback: Callable[[StreamError], None]) -> None:
-        """Called for every fault, in the order of registration; at once with the fault that has ended the stream."""
+        """Called for every fault, in the order of registration; at once with the fault that has ended the stream, and
+        with those that nobody has heard yet."""
         self._endings.on_error(callback)
 
     def end(self, *, timeout_s: float = FLUSH_S, error: str | None = None) -> None:

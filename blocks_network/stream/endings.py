@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from blocks_network.stream.errors import StreamError
 __all__ = ["Endings"]
 
 log = logging.getLogger(__name__)
+
+MAX_UNHEARD = 16
+"""Errors that came before anybody listened, kept for the first who does: a reader may meet a gap at once."""
 
 
 class Endings:
@@ -24,6 +28,7 @@ class Endings:
         self._on_inbound_done: list[Callable[[], None]] | None = []
         self._on_error: list[Callable[[StreamError], None]] = []
         self._fatal: StreamError | None = None
+        self._unheard: deque[StreamError] = deque(maxlen=MAX_UNHEARD)
 
     def on_end(self, callback: Callable[[], None]) -> None:
         with self._lock:
@@ -42,15 +47,18 @@ class Endings:
     def on_error(self, callback: Callable[[StreamError], None]) -> None:
         with self._lock:
             self._on_error.append(callback)
-            fatal = self._fatal
-        if fatal is not None:
-            self._call(callback, fatal)
+            news = [*self._unheard] if self._fatal is None else [*self._unheard, self._fatal]
+            self._unheard.clear()
+        for error in news:
+            self._call(callback, error)
 
     def failed(self, error: StreamError) -> None:
         with self._lock:
             callbacks = list(self._on_error)
             if error.fatal:
                 self._fatal = self._fatal or error
+            elif not callbacks:
+                self._unheard.append(error)
         if not callbacks:
             log.log(logging.WARNING if error.fatal else logging.INFO, "stream %s: %s", self._stream_id, error.error)
         for callback in callbacks:

@@ -6,15 +6,20 @@ import logging
 import time
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blocks_network.server.api import cdm, files, registry, tasks, tokens
 from blocks_network.server.api.errors import ApiRefusal, answer_http_exception, answer_refusal, json_answer
 from blocks_network.server.api.services import Services
-from blocks_network.wire.versions import PROTOCOL_VERSION_HEADER, SUPPORTED_PROTOCOL_VERSIONS, is_supported
+from blocks_network.wire.versions import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_HEADER,
+    SUPPORTED_PROTOCOL_VERSIONS,
+    is_supported,
+)
 
 __all__ = ["build_api"]
 
@@ -22,52 +27,68 @@ log = logging.getLogger(__name__)
 
 AFFINITY_S = 5
 """How long after a write its caller is to be served by who took it. One node always is; clients of several ask."""
-_VERSION = PROTOCOL_VERSION_HEADER.lower().encode()
+SHOWN_CHARS = 256
+"""Of what a client sent, in a sentence for people."""
 
 
-def build_api(services: Services) -> ASGIApp:
-    """Built once; belongs to one event loop."""
+def build_api(services: Services) -> Starlette:
+    """Built once; belongs to one event loop. From now on an API key that is revoked here ends its access tokens."""
+    services.api_keys.on_revoked(services.access_tokens.refuse_key)
     nouns = (cdm, tokens, registry, tasks, files)
     app = Starlette(
         routes=[route for noun in nouns for route in noun.routes(services)],
-        exception_handlers={
-            ApiRefusal: answer_refusal,
-            HTTPException: answer_http_exception,
-            Exception: _answer_fault,
-        },
+        middleware=[Middleware(Conventions)],
+        exception_handlers={ApiRefusal: answer_refusal, HTTPException: answer_http_exception},
     )
-    return Conventions(app)
+    app.router.redirect_slashes = False  # some clients follow a redirect with a GET, and without the body
+    app.router.default = _nothing_here
+    return app
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    error = f"nothing is served at {scope['path'][:SHOWN_CHARS]}; GET /config.json says where the network is"
+    await json_answer({"code": "NOT_FOUND", "error": error}, 404)(scope, receive, send)
 
 
 class Conventions:
-    """What holds for every call: the version is one that is spoken here, and a write says where to read it."""
+    """What holds for every call: its version is one that is spoken here, a write says where to read it, and a fault
+    of ours is logged here and answered without its details."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        version = next((value for name, value in scope["headers"] if name == _VERSION), None)
-        if version is not None and not is_supported(version.decode("latin-1")):
-            spoken = ", ".join(SUPPORTED_PROTOCOL_VERSIONS)
-            refusal = json_answer(
-                {"code": "UNSUPPORTED_PROTOCOL_VERSION", "error": f"this network speaks protocol version {spoken}"}, 400
-            )
-            await refusal(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
             return
+        started = False
 
-        async def send_with_affinity(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] < 400 and scope["method"] != "GET":
-                until = str(int(time.time()) + AFFINITY_S).encode()
-                message["headers"] = [*message["headers"], (b"x-write-affinity", until)]
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                headers = MutableHeaders(scope=message)
+                headers[PROTOCOL_VERSION_HEADER] = PROTOCOL_VERSION
+                headers["X-Content-Type-Options"] = "nosniff"
+                if message["status"] < 400 and scope["method"] not in ("GET", "HEAD"):
+                    headers["X-Write-Affinity"] = str(int(time.time()) + AFFINITY_S)
             await send(message)
 
+        version = Headers(scope=scope).get(PROTOCOL_VERSION_HEADER)
+        if version is not None and not is_supported(version):
+            spoken = ", ".join(SUPPORTED_PROTOCOL_VERSIONS)
+            error = f"this network speaks protocol version {spoken}, the call says {version[:SHOWN_CHARS]!r}"
+            answer = json_answer({"code": "UNSUPPORTED_PROTOCOL_VERSION", "error": error}, 400)
+            await answer(scope, receive, send_with_headers)
+            return
         try:
-            await self._app(scope, receive, send_with_affinity)
-        except Exception:  # the edge: it was answered with 500, and the connection goes on
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
             log.exception("%s %s failed", scope["method"], scope["path"])
-
-
-async def _answer_fault(_request: Request, _fault: Exception) -> Response:
-    return json_answer(
-        {"code": "INTERNAL_ERROR", "error": "the network has failed at this call; its log says why"}, 500
-    )
+            if started:
+                raise  # what was sent of the answer cannot be taken back: the connection ends
+            error = "the network has failed at this call; its log says why"
+            await json_answer({"code": "INTERNAL_ERROR", "error": error}, 500)(scope, receive, send_with_headers)

@@ -1,4 +1,8 @@
-"""JSON-RPC 2.0: the calls about tasks, at one path. What they mean is in `server/tasks`."""
+"""JSON-RPC 2.0: the calls about tasks, at one path. What they mean is in `server/tasks`.
+
+A refusal is an answer like any other, HTTP 200 with `error`: clients take an HTTP status for the whole answer. The
+exception is a network that has no time at all, HTTP 503, after which clients call again by themselves.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from blocks_network.server.api.bodies import read_object
 from blocks_network.server.api.errors import ApiRefusal, json_answer
 from blocks_network.server.api.services import Services
 from blocks_network.server.store.database import StoreFault
-from blocks_network.server.tasks.refusals import TaskRefusal
+from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params
 from blocks_network.wire.rpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -32,36 +36,43 @@ __all__ = ["routes"]
 
 log = logging.getLogger(__name__)
 
-BUSY = frozenset({"BacklogFull", "NetworkBusy"})
-"""Refusals that pass: the same call may be taken in a moment."""
+BUSY, BUSY_RETRY_S = "NetworkBusy", "1"
+CALL_ID_CHARS = 255
+FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
+"""What an identity may call that runs agents and sends no tasks."""
 
 
 def routes(services: Services) -> list[Route]:
     async def rpc(request: Request) -> Response:
-        principal = await principal_of(request, services, scope=CONSUMER)
+        principal = await principal_of(request, services)
         try:
             envelope = await read_object(request, services.limits.body_bytes)
         except ApiRefusal as refusal:
             if refusal.status != 400:
                 raise
             return json_answer(error_envelope(None, PARSE_ERROR, refusal.error))
-        return json_answer(await answer(services, principal, envelope))
+        answered = await answer(services, principal, envelope)
+        if answered.get("error", {}).get("data", {}).get("code") == BUSY:
+            return json_answer(answered, 503, {"Retry-After": BUSY_RETRY_S})
+        return json_answer(answered)
 
     return [Route("/api/v1/rpc", rpc, methods=["POST"])]
 
 
 async def answer(services: Services, principal: Principal, envelope: Mapping[str, Any]) -> dict[str, Any]:
-    """One call's envelope. A refusal is an answer like any other: HTTP 200 with `error`."""
-    call_id, method, params = envelope.get("id"), envelope.get("method"), envelope.get("params", {})
-    if isinstance(call_id, bool) or not isinstance(call_id, (str, int, float, type(None))):
-        return error_envelope(None, INVALID_REQUEST, "id is a text or a number")
+    """One call's envelope."""
+    call_id, method, params = envelope.get("id"), envelope.get("method"), envelope.get("params")
+    if not _is_call_id(call_id):
+        return error_envelope(None, INVALID_REQUEST, f"id is a number, or a text of at most {CALL_ID_CHARS} characters")
     if envelope.get("jsonrpc") != "2.0" or not isinstance(method, str):
         return error_envelope(call_id, INVALID_REQUEST, 'a call has "jsonrpc": "2.0" and a method')
     if method not in METHODS:
         return error_envelope(call_id, METHOD_NOT_FOUND, f"there is no method {method[:80]!r}")
+    params = {} if params is None else params
     if not isinstance(params, Mapping):
         return error_envelope(call_id, INVALID_PARAMS, "params is an object")
     try:
+        _check_identity(principal, method, params)
         result = await _call(services, principal, method, params)
     except TaskRefusal as refusal:
         return error_envelope(call_id, refusal.rpc_code, refusal.message, data=refusal.data())
@@ -70,6 +81,28 @@ async def answer(services: Services, principal: Principal, envelope: Mapping[str
         text = "the network cannot store anything now; nothing was changed, call again later"
         return error_envelope(call_id, INTERNAL_ERROR, text, data={"code": "StoreUnavailable", "message": text})
     return result_envelope(call_id, result)
+
+
+def _is_call_id(call_id: object) -> bool:
+    if isinstance(call_id, str):
+        return len(call_id) <= CALL_ID_CHARS
+    return call_id is None or (isinstance(call_id, (int, float)) and not isinstance(call_id, bool))
+
+
+def _check_identity(principal: Principal, method: str, params: Mapping[str, Any]) -> None:
+    """TaskRefusal where the caller may not call this, or not in the name of somebody else."""
+    if not principal.may(CONSUMER) and method not in FOR_PROVIDERS:
+        raise TaskRefusal("ScopeMissing", f"this identity lacks the scope {CONSUMER!r}: it may not call {method}")
+    owner_id = params.get("ownerId") if method == "SendMessage" else None
+    if owner_id is None or owner_id in ("", principal.user_id):
+        return
+    if not isinstance(owner_id, str):
+        raise invalid_params("ownerId is not a text")
+    raise TaskRefusal(
+        "OwnerMismatch",
+        "ownerId is somebody else; leave it out, or send the userId that came with the access token",
+        details={"ownerId": owner_id[:255]},
+    )
 
 
 async def _call(services: Services, principal: Principal, method: str, params: Mapping[str, Any]) -> dict[str, Any]:

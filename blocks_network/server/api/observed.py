@@ -1,0 +1,115 @@
+"""Tells of every call of the platform API how it ended, by looking at what is asked and answered.
+
+The reason of a refusal is the `code` that its answer carries, of a JSON-RPC call the code in `error.data`; so no route
+has to know that it is counted. The label of an operation is its route's path, of a JSON-RPC call its method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+from time import perf_counter
+
+import msgspec
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from blocks_network.server.outcomes import Observe, Outcome
+
+__all__ = ["OPERATION", "Observed"]
+
+OPERATION = "blocks.operation"
+"""A route that serves several operations puts the one that it is into the scope, from a fixed set."""
+RPC_PATH = "/api/v1/rpc"
+GONE = 499
+PEEK_BYTES = 64 * 1024
+"""Answers that are larger are no refusals."""
+
+
+class _Data(msgspec.Struct):
+    code: str = ""
+
+
+class _Error(msgspec.Struct):
+    data: _Data | None = None
+
+
+class _RpcAnswer(msgspec.Struct):
+    error: _Error | None = None
+
+
+class _Refused(msgspec.Struct):
+    code: str = ""
+
+
+_rpc_answer = msgspec.json.Decoder(_RpcAnswer)
+_refused = msgspec.json.Decoder(_Refused)
+
+
+class Observed:
+    """Around the whole API. `routes` are all that it serves."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], observe: Observe) -> None:
+        self._app, self._observe = app, observe
+        served = [route for route in routes if isinstance(route, Route)]
+        self._plain = {route.path for route in served if "{" not in route.path}
+        self._patterns = [(route.path_regex, route.path) for route in served if "{" in route.path]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = perf_counter()
+        path: str = scope["path"]
+        is_rpc = path == RPC_PATH
+        status, answer = GONE, b""
+
+        async def send_on(message: Message) -> None:
+            nonlocal status, answer
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            elif (is_rpc or status >= HTTPStatus.BAD_REQUEST) and not answer:
+                answer = message.get("body", b"")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        finally:
+            self._observe(
+                Outcome(
+                    door="platform",
+                    operation=scope.get(OPERATION) or self._operation(path),
+                    method=scope["method"],
+                    client=(scope.get("client") or ("", 0))[0],
+                    status=status,
+                    reason=_reason(status, answer, is_rpc=is_rpc),
+                    seconds=perf_counter() - began,
+                )
+            )
+
+    def _operation(self, path: str) -> str:
+        if path in self._plain:
+            return path
+        return next((name for pattern, name in self._patterns if pattern.match(path)), "none")
+
+
+def _reason(status: int, answer: bytes, *, is_rpc: bool) -> str:
+    """The word for a refusal; empty when it was none."""
+    if status == GONE:
+        return "gone"
+    code = ""
+    if 0 < len(answer) <= PEEK_BYTES:
+        try:
+            if is_rpc:
+                error = _rpc_answer.decode(answer).error
+                code = "" if error is None else (error.data.code if error.data else "") or "RpcError"
+            if not code and status >= HTTPStatus.BAD_REQUEST:
+                code = _refused.decode(answer).code
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            code = ""  # some other body: its status says enough
+    if code or status < HTTPStatus.BAD_REQUEST:
+        return code
+    try:
+        return HTTPStatus(status).name
+    except ValueError:
+        return "REFUSED"
