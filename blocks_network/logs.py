@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["HANDLER_FAULTS", "ROOT", "redact"]
+__all__ = ["ACCESS", "HANDLER_FAULTS", "ROOT", "redact"]
 
 ROOT = "blocks_network"
 HANDLER_FAULTS = "blocks_network.handler"
 """What handlers raised, with tracebacks: the one logger whose lines are about the user's code, not about ours."""
+ACCESS = "blocks_network.access"
+"""A node's access log: a line of JSON for each request, with no secret in it."""
 
 # API keys, JWTs, capability tokens and signatures, wherever they stand in a text or an address
 _SECRETS = re.compile(

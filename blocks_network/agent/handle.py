@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentHandle", "StopReport"]
 
+FLUSH_S = 10.0
+"""What a stop waits for what is left to send, while the network is out of reach."""
+
 _MEMBERS = (
     "stop",
     "agent_name",
@@ -96,11 +99,12 @@ class AgentHandle(Mapping[str, Any]):
         """Calls `call` once the instance has ended, on the thread that ended it; at once when it has already."""
         self._instance.when_ended(call)
 
-    def stop(self, drain_s: float | None = None) -> StopReport:
+    def stop(self, drain_s: float | None = None, *, flush_s: float = FLUSH_S) -> StopReport:
         """Takes no new task, gives running ones `drain_s` seconds (default AGENT_SHUTDOWN_GRACE_SEC), then asks them to
-        end, sends what is left to send, leaves the network and joins every thread. Idempotent; never raises.
+        end, sends what is left to send (for `flush_s` at most, if the network is out of reach), leaves the network and
+        joins every thread. Idempotent; never raises.
         """
-        return self._instance.stop(drain_s)
+        return self._instance.stop(drain_s, flush_s)
 
     def publish_terminal(self, task_id: str, event: Mapping[str, Any]) -> None:
         """Ends a pipe task whose handler has returned: `{"state": "completed" | "failed" | "canceled", ...}`.

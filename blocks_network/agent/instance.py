@@ -13,7 +13,7 @@ from blocks_network import settings
 from blocks_network.agent.control import FIRST_POLL_S, ControlLink
 from blocks_network.agent.dispatcher import Commands, Dispatcher
 from blocks_network.agent.events import TERMINAL_STATES, TaskEvents
-from blocks_network.agent.handle import AgentHandle, StopReport
+from blocks_network.agent.handle import FLUSH_S, AgentHandle, StopReport
 from blocks_network.agent.identity import InstanceIdentity
 from blocks_network.agent.invoke import AsyncHandlers, Invocation
 from blocks_network.agent.options import AgentInstanceOptions, check_options
@@ -54,7 +54,6 @@ NO_LIMIT_WORKERS = 10_000
 """concurrency 0: threads are made as tasks come, so the number is a bound against mistakes alone."""
 CANCEL_GRACE_S = 2.0
 """What handlers get between being asked to end at a stop and being given up."""
-FLUSH_S = 10.0
 JOIN_S = 5.0
 
 
@@ -357,19 +356,19 @@ class Instance:
                 return
         call()
 
-    def stop(self, drain_s: float | None = None) -> StopReport:
+    def stop(self, drain_s: float | None = None, flush_s: float = FLUSH_S) -> StopReport:
         """See AgentHandle.stop. A second call waits for the first and returns its report."""
         with self._stopping:
             if self._report is None:
                 wait_s = settings.AGENT_SHUTDOWN_GRACE_SEC.read() if drain_s is None else max(0.0, drain_s)
-                self._report = self._end(wait_s)
+                self._report = self._end(wait_s, flush_s)
                 with self._client_lock:
                     self.ended.set()
                 for call in self._when_ended:
                     call()
             return self._report
 
-    def _end(self, drain_s: float) -> StopReport:
+    def _end(self, drain_s: float, flush_s: float) -> StopReport:
         # Refuse new work first: what arrives from now on is sent back and placed elsewhere.
         self._table.refuse_new()
         at_first = [run.task_id for run in self._table.running()]
@@ -381,10 +380,10 @@ class Instance:
         self._table.wait_idle(CANCEL_GRACE_S if asked else 0)
         abandoned = [run.task_id for run in self._table.running()]
         # Streams before events: what ends a task comes after its last frames.
-        self._streams.stop(FLUSH_S)
+        self._streams.stop(flush_s)
         self._closers.shutdown(wait=True)
         # Everything that tasks said goes out before we leave, else the network would take them for lost.
-        undelivered = self._publisher.stop(FLUSH_S) if self._publisher.started else 0
+        undelivered = self._publisher.stop(flush_s) if self._publisher.started else 0
         if self._link is not None:
             self._link.stop(JOIN_S)
         self._timers.stop()

@@ -22,7 +22,7 @@ from blocks_network.agent.options import AgentInstanceOptions
 from blocks_network.api.registry import register_agent
 from blocks_network.cli.output import ExitCode, note
 from blocks_network.cli.task import Request, run_task
-from blocks_network.errors import ConfigurationError
+from blocks_network.errors import ConfigurationError, TransportError
 
 __all__ = ["run"]
 
@@ -105,6 +105,9 @@ def _one_task(handler: LoadedHandler, target: Target, request: Request, options:
         instance = _start(handler, target, options.concurrency)
         try:
             return run_task(instance, request, target.cdm_url, target.api_key, options)
+        except TransportError:  # it was waited for long enough
+            instance.stop(0, flush_s=0)
+            raise
         finally:
             instance.stop(0)
 

@@ -11,9 +11,19 @@ from types import FrameType
 from typing import Any
 
 from blocks_network import settings
-from blocks_network.cli.output import LOG_LEVELS, ExitCode, configure_logging, paint, report, result, result_json
+from blocks_network.cli.output import (
+    LOG_LEVELS,
+    ExitCode,
+    configure_access_log,
+    configure_logging,
+    paint,
+    report,
+    result,
+    result_json,
+)
 from blocks_network.errors import BlocksError
 from blocks_network.server.config import DEFAULT_PORT, NodeConfig
+from blocks_network.server.limits import Limits
 from blocks_network.server.node import Node
 from blocks_network.wire.versions import SDK_VERSION
 
@@ -53,13 +63,33 @@ def _parser() -> argparse.ArgumentParser:
     dev.add_argument("--data", type=Path, metavar="DIR", help="keep agents, tasks and messages in this directory")
     dev.add_argument("--api-key", metavar="KEY", help="an API key (bk_...) to accept; one is made when left out")
     dev.add_argument("--json", action="store_true", help="print the addresses and keys as one JSON object")
+    dev.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="set a bound of docs/limits.md, as publishes_per_s=100; may be repeated",
+    )
+    dev.add_argument(
+        "--access-log", action="store_true", help="write a line of JSON for each request to standard error"
+    )
     dev.add_argument("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info)")
     return parser
 
 
 def _dev(options: argparse.Namespace) -> ExitCode:
     """Runs a node in this process until a signal, and then ends it in its order."""
-    node = Node(NodeConfig(host=options.host, port=options.port, data_dir=options.data, api_key=options.api_key))
+    config = NodeConfig(
+        host=options.host,
+        port=options.port,
+        data_dir=options.data,
+        api_key=options.api_key,
+        limits=Limits().changed(options.limit),
+        access_log=options.access_log,
+    )
+    if config.access_log:
+        configure_access_log()
+    node = Node(config)
     before = _end_on_signals(node)
     try:
         node.start()

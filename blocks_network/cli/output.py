@@ -21,11 +21,12 @@ from blocks_network.errors import (
     RpcError,
     TransportError,
 )
-from blocks_network.logs import HANDLER_FAULTS, ROOT, redact
+from blocks_network.logs import ACCESS, HANDLER_FAULTS, ROOT, redact
 
 __all__ = [
     "ExitCode",
     "LOG_LEVELS",
+    "configure_access_log",
     "configure_logging",
     "exit_code_for",
     "note",
@@ -118,3 +119,13 @@ def configure_logging(level: str, *, handler_faults: bool = True) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger(ROOT).setLevel(LOG_LEVELS.get(level, logging.CRITICAL))
     logging.getLogger(HANDLER_FAULTS).disabled = not handler_faults
+
+
+def configure_access_log() -> None:
+    """The access log's lines as they are, on standard error, whatever the level of the other logs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting("%(message)s"))
+    log = logging.getLogger(ACCESS)
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False

@@ -14,19 +14,17 @@ import time
 
 import msgspec
 
-from blocks_network.logs import ROOT
+from blocks_network.logs import ACCESS
 from blocks_network.server.outcomes import Outcome
 
-__all__ = ["ACCESS_LOGGER", "AccessLog"]
-
-ACCESS_LOGGER = f"{ROOT}.access"
+__all__ = ["AccessLog"]
 
 
 class AccessLog:
     """An observer of requests. It writes at level info; where the lines go is for the program to configure."""
 
     def __init__(self) -> None:
-        self._log = logging.getLogger(ACCESS_LOGGER)
+        self._log = logging.getLogger(ACCESS)
 
     def __call__(self, outcome: Outcome) -> None:
         if not self._log.isEnabledFor(logging.INFO):

@@ -21,7 +21,9 @@ from blocks_network.server.access.jwts import AccessTokens
 from blocks_network.server.access.refresh import RefreshTokens
 from blocks_network.server.access.revocations import Revocations
 from blocks_network.server.access.tokens import CapabilityTokens
+from blocks_network.server.accesslog import AccessLog
 from blocks_network.server.api.app import build_api
+from blocks_network.server.api.observed import Observed
 from blocks_network.server.api.services import Services
 from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.blobs.sessions import UploadSessions
@@ -32,6 +34,7 @@ from blocks_network.server.gateway import actions, files, grants, groups, presen
 from blocks_network.server.gateway.app import Gateway
 from blocks_network.server.gateway.request import Receive, Scope, Send
 from blocks_network.server.metrics import CONTENT_TYPE, Metrics
+from blocks_network.server.outcomes import Outcome
 from blocks_network.server.presence.embedded import EmbeddedPresence
 from blocks_network.server.store.database import IN_MEMORY, Database
 from blocks_network.server.tasks.service import TaskService
@@ -73,6 +76,7 @@ class Network:
         limits, keysets = config.limits, identity.keysets
         self._directory, self._api_key = directory, identity.api_key
         self.metrics = Metrics()
+        self._access_log = AccessLog() if config.access_log else None
 
         # what everything rests on
         self.database = Database(directory.database_url if directory else IN_MEMORY)
@@ -107,7 +111,7 @@ class Network:
             observe=self._observe,
         )
         self._open_gateway(tokens)
-        self.api = build_api(
+        api = build_api(
             Services(
                 keysets=keysets,
                 limits=limits,
@@ -125,6 +129,8 @@ class Network:
                 ssl=ssl,
             )
         )
+        self.api = Observed(api, api.routes, self._observe)
+        self._measure()
         self._running = AsyncExitStack()
         self._ready = False
 
@@ -194,5 +200,18 @@ class Network:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    def _observe(self, operation: str, status: int, reason: str, seconds: float) -> None:
-        self.metrics.observe("gateway", operation, status, seconds, reason=reason or None)
+    def _observe(self, outcome: Outcome) -> None:
+        self.metrics.observe(outcome)
+        if self._access_log is not None:
+            self._access_log(outcome)
+
+    def _measure(self) -> None:
+        """What the parts know of themselves."""
+        gauge, polls, bus = self.metrics.gauge, self.gateway.polls, self.bus
+        gauge("waiting_polls", "Polls that wait for news", lambda: len(polls))
+        gauge("tail_bytes", "Memory of the newest messages of all channels", lambda: bus.tails_bytes)
+        gauge("log_lag_seconds", "Age of the oldest message that is not visible yet", lambda: bus.lag_s)
+        gauge("log_backlog", "Appends that the log has still to write", lambda: bus.backlog)
+        gauge("presence_records", "Places held in presence, each a uuid on a channel", lambda: self.presence.records)
+        self.metrics.counter("delivered_messages", "Messages handed to polls", lambda: polls.delivered)
+        bus.follow("", self.metrics.published)

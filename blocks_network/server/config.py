@@ -30,6 +30,8 @@ class NodeConfig:
     public_base: str | None = None
     """How clients reach the node when that is not its own address: behind a proxy, in a container."""
     limits: Limits = field(default_factory=Limits)
+    access_log: bool = False
+    """One line of JSON for each request on the logger `blocks_network.access`; see `accesslog` for what is in it."""
     keep_alive_s: int = 75
     """How long an idle connection is kept: longer than the minute that proxies and clients usually pool one."""
     stop_grace_s: float = 5.0

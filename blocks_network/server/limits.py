@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+
+from blocks_network.errors import ConfigurationError
 
 __all__ = ["Limits"]
+
+MAY_BE_ZERO = frozenset({"history_ttl_hours", "backlog_tasks", "cancel_grace_s", "expire_grace_s", "token_skew_s"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +23,8 @@ class Limits:
     signal_bytes: int = 64
     body_bytes: int = 1024 * 1024
     """A request body of any kind but a file."""
+    body_idle_s: float = 90.0
+    """Silence within a request's body that ends its connection."""
     upload_bytes: int = 1024 * 1024 * 1024
     """One file."""
     blobs_bytes: int = 64 * 1024 * 1024 * 1024
@@ -42,7 +51,7 @@ class Limits:
     polls_per_address: int = 10_000
     polls_per_token: int = 256
     publishes_per_s: int = 20_000
-    """For each token, refilled evenly; a second's worth may come at once."""
+    """For each token (without one: each address), refilled evenly; a second's worth may come at once."""
     messages_per_answer: int = 100
     actions_per_message: int = 1_000
     action_value_bytes: int = 2_048
@@ -99,3 +108,49 @@ class Limits:
     """One agent card; a page of the registry holds a hundred of them."""
     instances_per_agent: int = 10_000
     """Instances that are remembered, those that connected last; a start of a program makes a new one."""
+    webhooks_at_once: int = 64
+    """Webhook calls under way, of all organisations together."""
+    webhooks_at_once_per_org: int = 16
+    """So that one whose receivers are slow does not hold up the others."""
+    webhook_timeout_s: float = 15.0
+    """For one call, from the look-up of the name to the head of the answer."""
+    webhook_answer_bytes: int = 16 * 1024
+    """Read of a receiver's answer, and thrown away: its status says all."""
+    webhook_retry_first_s: float = 5.0
+    """Before the second call; each later pause is three times as long, up to the next bound."""
+    webhook_retry_cap_s: float = 2 * 60 * 60
+    webhook_keep_trying_s: float = 24 * 60 * 60
+    webhook_log_s: float = 30 * 24 * 60 * 60
+    """How long deliveries that have ended can be read about."""
+    webhook_artifacts_per_task: int = 1_000
+    """Artifacts that a task's webhook is told of; its end is always told."""
+
+    def __post_init__(self) -> None:
+        """ConfigurationError for a bound that would refuse everything, or nothing."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in MAY_BE_ZERO):
+                raise ConfigurationError(
+                    f"the limit {field.name} is {value}", hint="limits are positive; leave it out for its default"
+                )
+
+    def changed(self, assignments: Iterable[str]) -> Limits:
+        """These limits with some set anew, each written as NAME=NUMBER. ConfigurationError says what is wrong."""
+        given: dict[str, float] = {}
+        for assignment in assignments:
+            name, _, text = (part.strip() for part in assignment.partition("="))
+            if name not in _KINDS:
+                near = difflib.get_close_matches(name, _KINDS, n=1)
+                hint = f"did you mean {near[0]}?" if near else "docs/limits.md lists them all"
+                raise ConfigurationError(f"there is no limit {name!r}", hint=hint)
+            try:
+                given[name] = _KINDS[name](text.replace("_", ""))
+            except ValueError:
+                kind = "a whole number" if _KINDS[name] is int else "a number"
+                raise ConfigurationError(f"the limit {name} is {kind}, not {text!r}", hint=f"as {name}=100") from None
+        return replace(self, **given)  # type: ignore[arg-type]
+
+
+_KINDS: dict[str, type[int] | type[float]] = {
+    field.name: float if field.type == "float" else int for field in fields(Limits)
+}

@@ -40,6 +40,8 @@ HEAD_MAX_BYTES = ADDRESS_MAX_BYTES + 64 * 1024
 """A request's address and headers; the parser would gather them without end."""
 HEAD_S = 30
 """How long a request's head may take from its first byte, so that trickling clients do not keep connections."""
+BODY_IDLE_S = 90.0
+"""Silence within a request's body that ends its connection; uploads of files answer before, by a limit of their own."""
 BACKLOG = 2_048
 
 
@@ -86,7 +88,13 @@ class BoundedHttp(HttpToolsProtocol):
     """One connection. An endless address or head is refused; one that does not arrive in time is cut."""
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, loop: asyncio.AbstractEventLoop, gone: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        loop: asyncio.AbstractEventLoop,
+        gone: Callable[[], None],
+        *,
+        body_idle_s: float = BODY_IDLE_S,
     ) -> None:
         super().__init__(config=config, server_state=state, app_state={}, _loop=loop)
         self._gone = gone
@@ -94,6 +102,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal = HTTPStatus.BAD_REQUEST
+        self._body_idle_s = body_idle_s
+        self._body_open = False
+        self._body_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -102,11 +113,16 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_timer()
+        self._stop_body_timer()
         self._gone()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self._head_open or self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._body_open:
+            self._await_body()
+        if not self._head_open:
             return
         self._head_bytes += len(data)
         if self._head_bytes > HEAD_MAX_BYTES:
@@ -128,7 +144,25 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_open = False
         self._stop_timer()
+        self._body_open = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._body_open = False
+        self._stop_body_timer()
+        super().on_message_complete()
+
+    def _await_body(self) -> None:
+        """The rest of a body has to go on coming; a body that came in one piece has no timer."""
+        self._stop_body_timer()
+        self._body_timer = self.loop.call_later(self._body_idle_s, self._body_is_late)
+
+    def _body_is_late(self) -> None:
+        self._body_timer = None
+        if self.flow.read_paused:  # the network does not take it at the moment; that is no silence of the client
+            self._await_body()
+        else:
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """What the base calls for everything that it cannot parse."""
@@ -142,6 +176,11 @@ class BoundedHttp(HttpToolsProtocol):
         )
         self.transport.close()
 
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -151,8 +190,8 @@ class BoundedHttp(HttpToolsProtocol):
 class Listener:
     """Accepts connections on one socket, which it owns from `start` on. All methods belong to the running loop."""
 
-    def __init__(self, app: App, sock: socket.socket, *, keep_alive_s: int) -> None:
-        self._sock = sock
+    def __init__(self, app: App, sock: socket.socket, *, keep_alive_s: int, body_idle_s: float = BODY_IDLE_S) -> None:
+        self._sock, self._body_idle_s = sock, body_idle_s
         self._state = ServerState()
         self._config = uvicorn.Config(
             app,
@@ -174,7 +213,9 @@ class Listener:
         loop = asyncio.get_running_loop()
         self._config.load()
         self._server = await loop.create_server(
-            lambda: BoundedHttp(self._config, self._state, loop, self._gone), sock=self._sock, backlog=BACKLOG
+            lambda: BoundedHttp(self._config, self._state, loop, self._gone, body_idle_s=self._body_idle_s),
+            sock=self._sock,
+            backlog=BACKLOG,
         )
 
     def refuse(self) -> None:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - named to be replaced, not to be opened
 STOP_MARGIN_S = 10.0
 """What the end may take beyond the grace of its requests: a last commit on a slow disk."""
+UPLOAD_MARGIN_S = 15.0
+"""An upload that falls silent is answered before its connection is cut."""
 
 
 class Node:
@@ -180,7 +182,13 @@ class Node:
             origin=self.origin,
             ssl=self.ssl,
         )
-        listener = Listener(network, sock, keep_alive_s=self.config.keep_alive_s)
+        limits = self.config.limits
+        listener = Listener(
+            network,
+            sock,
+            keep_alive_s=self.config.keep_alive_s,
+            body_idle_s=max(limits.body_idle_s, limits.upload_idle_s + UPLOAD_MARGIN_S),
+        )
         await network.start()
         try:
             await listener.start()

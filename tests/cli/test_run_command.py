@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from blocks_network.agent.loading import derive_card
+from blocks_network.api.registry import register_agent
 from blocks_network.server.node import Node
 
 BLOCKS_RUN = [sys.executable, "-m", "blocks_network"]
@@ -116,18 +118,34 @@ def test_a_fault_is_one_clear_line(tmp_path: Path, arguments: list[str], code: i
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert done.stdout == ""
-    if code == 2:
-        assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sum(line.startswith("error: ") or ": error: " in line for line in done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_where_a_handler_raised_is_shown_on_demand(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def raises(task): raise ValueError('this went wrong')\n")
+    done = blocks_run("--handler", "bad.py:raises", "--local", "--task", "a", "--log-level", "debug", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "bad.py" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_a_folder_that_cannot_be_one_is_found_before_the_task_runs(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    done = blocks_run("--local", "--task", "a", "--out", "taken", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "--out taken cannot be used" in done.stderr
+    assert "progress" not in done.stderr
 
 
 def test_a_wrong_key(blocks_node: Node, tmp_path: Path) -> None:
     done = blocks_run(
         "--handler", "echo", cwd=tmp_path, BLOCKS_CDM_URL=blocks_node.cdm_url, BLOCKS_API_KEY="bk_not_this_one"
     )
-    assert done.returncode in (2, 3), done.stderr
+    assert done.returncode == 3, done.stderr
+    assert "the network refuses this API key" in done.stderr
     assert "Traceback" not in done.stderr
     assert "bk_not_this_one" not in done.stderr
-    assert done.stderr.strip()
 
 
 def test_a_configuration_that_is_html(tmp_path: Path) -> None:
@@ -163,6 +181,37 @@ def test_no_network_at_all(tmp_path: Path) -> None:
     assert done.returncode == 3, done.stderr
     assert "127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_network_that_dies_while_the_task_runs(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("def slow(task, ctx): ctx.cancel_event.wait(30)\n")
+    network = subprocess.Popen(
+        [sys.executable, "-m", "blocks_network.cli.network", "dev", "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_env(),
+    )
+    assert network.stdout is not None
+    described = json.loads(network.stdout.readline())
+    register_agent(described["baseUrl"], described["apiKey"], derive_card("slow", None, None, None))
+    task = subprocess.Popen(
+        [*BLOCKS_RUN, "--handler", "slow.py:slow", "--task", "a"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_env(BLOCKS_CDM_URL=described["cdmUrl"], BLOCKS_API_KEY=described["apiKey"]),
+    )
+    assert task.stderr is not None
+    for line in task.stderr:
+        if "running" in line:
+            break
+    network.kill()
+    network.wait(10)
+    network.stdout.close()
+    _, err = task.communicate(timeout=60)
+    assert task.returncode == 3, err
+    assert "the network was lost while task" in err
+    assert "Traceback" not in err
 
 
 def test_out_of_time(tmp_path: Path) -> None:

@@ -176,6 +176,9 @@ class Registry:
         drafts = audit_drafts(services.keysets, row, "registered" if before is None else "updated")
         if before is not None and before.billing_mode != row.billing_mode:
             drafts.append(switch_draft(services.keysets, services.capability_tokens, row))
+            left = services.keysets.for_billing("free" if row.billing_mode == "paid" else "paid")
+            why = f"agent {row.agent_name} bills in mode {row.billing_mode!r} now; send the task again in that mode"
+            services.tasks.agent_left(row.agent_id, why, keyset=left.name)
         await self._publish(row, drafts)
         warnings = cards.card_warnings(card)
         answer = {"agent": agent_entry(row), **({"warnings": warnings} if warnings else {})}
@@ -194,6 +197,7 @@ class Registry:
             await self._visible(name, owner)  # what the caller may not see is not there
             raise forbidden(f"agent {name} belongs to somebody else")
         services.tasks.agent_changed(name)
+        services.tasks.agent_left(gone.agent_id, f"agent {name} was removed from the network")
         await self._publish(gone, audit_drafts(services.keysets, gone, "removed", reason))
         return json_answer({"agentName": name, "removed": True})
 
@@ -201,8 +205,8 @@ class Registry:
         """What was stored stands, also where it cannot be told."""
         try:
             await self._services.bus.publish_all(drafts)
-        except BusFull as full:
-            log.error("what was registered or removed of agent %s was not published: %s", row.agent_name, full)
+        except (BusFull, OSError) as fault:
+            log.error("what was registered or removed of agent %s was not published: %s", row.agent_name, fault)
 
 
 def _new_row(owner: Principal, card: dict[str, Any], terms: Terms) -> AgentRow:

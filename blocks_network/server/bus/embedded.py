@@ -115,6 +115,22 @@ class EmbeddedBus:
         self._given = max(self._clock(), self._given + 1)
         return self._given
 
+    # -- how it does, for the metrics ----------------------------------------------------------------------------
+
+    @property
+    def tails_bytes(self) -> int:
+        return self._tails.size_bytes
+
+    @property
+    def backlog(self) -> int:
+        """Appends that wait for the log's writer."""
+        return self._log.backlog
+
+    @property
+    def lag_s(self) -> float:
+        """For how long the oldest message that is not visible yet has waited. Ask in the loop."""
+        return max(0, self._clock() - self._pending[0].first) / TICKS_PER_S if self._pending else 0.0
+
     # -- publishing ----------------------------------------------------------------------------------------------
 
     async def publish(self, draft: Draft) -> int:

@@ -21,7 +21,9 @@ def _timetoken(message: Message) -> int:
 
 
 def _cost(message: Message) -> int:
-    return MESSAGE_OVERHEAD_BYTES + len(message.draft.payload) + len(message.draft.meta or b"")
+    draft = message.draft
+    names = len(draft.channel) + len(draft.publisher)
+    return MESSAGE_OVERHEAD_BYTES + names + len(draft.payload) + len(draft.meta or b"")
 
 
 class _Tail:

@@ -35,19 +35,17 @@ from blocks_network.server.gateway.refusals import denial, unavailable, unknown_
 from blocks_network.server.gateway.reply import Refusal, Reply, json_reply, not_found
 from blocks_network.server.gateway.request import Receive, Request, Scope, Send
 from blocks_network.server.gateway.routing import Answer, Handler, OpenHandler, Route, Routes
-from blocks_network.server.gateway.sending import Streamed, send_preflight, send_reply, send_streamed
+from blocks_network.server.gateway.sending import Held, Streamed, send_preflight, send_reply, send_streamed
 from blocks_network.server.limits import Limits
+from blocks_network.server.outcomes import Observe, Outcome
 from blocks_network.server.presence import Presence
 
 if TYPE_CHECKING:
     from blocks_network.server.access.authorizer import Authorizer, Grant
 
-__all__ = ["Gateway", "Groups", "Observe", "Part"]
+__all__ = ["Gateway", "Groups", "Part"]
 
 log = logging.getLogger(__name__)
-
-Observe = Callable[[str, int, str, float], None]
-"""Told of every answer: operation, HTTP status, reason of a refusal or "", seconds. Quick, and raises nothing."""
 
 
 class Groups(Protocol):
@@ -201,7 +199,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
-        operation, reason = "none", ""
+        operation, reason, held = "none", "", False
         try:
             if scope["method"] == "OPTIONS":
                 await send_preflight(send)
@@ -212,6 +210,7 @@ class Gateway:
                 raise not_found()
             operation, request.service = route.operation, route.service
             answer = await self._ask(route, request)
+            held = isinstance(answer, Held)
             status = await self._send(answer, request, send)
         except Refusal as refusal:
             status, reason = refusal.reply.status, refusal.reason
@@ -227,7 +226,9 @@ class Gateway:
             status, reason = 500, "fault"
             await send_reply(send, json_reply({"status": 500, "error": True, "message": "Internal error"}, 500))
         if self.observe is not None:
-            self.observe(operation, status, reason, perf_counter() - began)
+            client: str = (scope.get("client") or ("", 0))[0]
+            seconds = perf_counter() - began
+            self.observe(Outcome("gateway", operation, scope["method"], client, status, reason, seconds, held))
 
     async def _ask(self, route: Route, request: Request) -> Answer:
         if route.open_handler is not None:

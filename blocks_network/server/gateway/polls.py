@@ -61,6 +61,11 @@ class Poll(Held):
         self._news: list[Message] | None = None
         self.slot = 0
 
+    @property
+    def token_id(self) -> str | None:
+        """None without a token: who signs shares one secret with all others, and is counted by address alone."""
+        return self.grant.token_id or None if self.grant is not None else None
+
     def hear(self, message: Message) -> None:
         """A message of one of its channels became visible. Answers in the loop's next turn, with all until then."""
         if self._news is None:
@@ -75,6 +80,7 @@ class Poll(Held):
             return
         envelopes, cursor = self.selection.choose(news)
         if envelopes:
+            self._polls.delivered += len(envelopes)
             self.tell(envelopes, cursor)
 
     def tell(self, envelopes: Iterable[bytes], cursor: int | None) -> None:
@@ -107,6 +113,8 @@ class Polls:
     def __init__(self, bus: Bus, limits: Limits) -> None:
         self.bus, self._limits = bus, limits
         self.counts = PollCounts(limits)
+        self.delivered = 0
+        """Messages in all answers so far, those of requests that did not have to wait included."""
         self.releasing = False
         """Nobody waits any more: the gateway ends."""
         self._wheel = Wheel(slot_s=min(1.0, limits.hold_s / 8))
@@ -122,7 +130,7 @@ class Polls:
     def hold(self, poll: Poll) -> None:
         """From here on it is woken. 429 when its token or its address has too many."""
         grant = poll.grant
-        self.counts.begin(poll.address, grant.token_id if grant is not None else None)
+        self.counts.begin(poll.address, poll.token_id)
         wait_s = self._limits.hold_s
         if grant is not None:
             _into(self._by_token, grant.token_id, poll)
@@ -144,7 +152,7 @@ class Polls:
             return
         del self._all[poll]
         grant = poll.grant
-        self.counts.end(poll.address, grant.token_id if grant is not None else None)
+        self.counts.end(poll.address, poll.token_id)
         self._wheel.discard(poll, poll.slot)
         if grant is not None:
             _out_of(self._by_token, grant.token_id, poll)

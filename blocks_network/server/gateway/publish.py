@@ -117,15 +117,18 @@ class Publishing:
         """The channel, when its name can be published to and the request may; the token's rate is charged."""
         if (
             not channel
-            or len(channel) > self._gateway.limits.name_bytes
+            or _bytes(channel) > self._gateway.limits.name_bytes
             or PRESENCE in channel  # an envelope there must have a shape that only presence events have
             or "*" in channel
             or "," in channel
             or not channel.isprintable()
         ):
             self._refuse("Invalid Channel", 400)
+        if _bytes(request.uuid) > self._gateway.limits.name_bytes:  # it is kept with every message
+            raise bad_request("Invalid uuid", request.service)
         grant = self._gateway.authorize(request, keyset, (Need(channel, Bits.WRITE),), body)
-        self._rates.take(grant.token_id if grant is not None else f"{request.client}/{request.uuid}")
+        # without a token the address counts: a uuid is anybody's to choose
+        self._rates.take(grant.token_id if grant is not None and grant.token_id else request.client)
         return channel
 
     async def _take(self, request: Request, keyset: Keyset, channel: str, payload: bytes, limit: int) -> Reply:
@@ -163,6 +166,10 @@ class Publishing:
     def _refuse(self, message: str, status: int) -> NoReturn:
         body = b'[0,"%b","%d"]' % (message.encode(), self._bus.now())
         raise Refusal(Reply(status, body), message.lower().replace(" ", "_"))
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def is_json(text: bytes) -> bool:

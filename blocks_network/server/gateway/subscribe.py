@@ -46,6 +46,7 @@ class Subscribing:
         selection = Selection(names, passes, self._limits.messages_per_answer, self._envelopes)
         envelopes, stopped_at = await self._late(key, selection, cursor)
         if envelopes or self._gateway.polls.releasing or not request.query.get("tr"):
+            self._gateway.polls.delivered += len(envelopes)
             # without a region it is a first request with a time of the client's choosing: it waits to be connected
             return Reply(200, answer_body(self._bus.now() if stopped_at is None else stopped_at, envelopes))
         poll = Poll(self._gateway.polls, key, selection, grant, request.client)

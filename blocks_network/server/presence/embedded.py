@@ -77,6 +77,11 @@ class EmbeddedPresence:
             self._timer.cancel()
         self._timer = self._loop = None
 
+    @property
+    def records(self) -> int:
+        """Who is present somewhere, and states that wait for a join."""
+        return self._records
+
     # -- what happens --------------------------------------------------------------------------------------------
 
     def touch(

@@ -21,6 +21,7 @@ __all__ = [
     "refresh_families",
     "signing_keys",
     "tasks",
+    "webhook_deliveries",
 ]
 
 metadata = MetaData(
@@ -143,6 +144,7 @@ tasks = Table(
     Column("retry_policy", Text),
     Column("warnings", Text),
     Column("anon_hash", String(64)),
+    Column("webhook", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     # what changes while it lives
     Column("state", String(16), nullable=False),
@@ -187,6 +189,27 @@ outbox = Table(
     Index(None, "position"),
 )
 """Messages that were decided together with a task's state and still have to reach the bus."""
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("delivery_id", String(64), primary_key=True),
+    Column("task_id", String(64), ForeignKey("tasks.task_id"), nullable=False),
+    Column("org_id", String(64), nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at_ms", BigInteger, nullable=False),
+    Column("ended_at_ms", BigInteger),
+    Column("log", Text, nullable=False),
+    Index(None, "state", "next_at_ms"),
+    Index(None, "org_id", "created_at_ms"),
+    Index(None, "task_id"),
+    Index(None, "ended_at_ms"),
+)
+"""What a task's webhook is told, made together with the task's change; `log` has one entry an attempt."""
 
 cursors = Table(
     "cursors",

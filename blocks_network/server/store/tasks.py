@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
@@ -34,7 +34,7 @@ ENDED = ("completed", "failed", "canceled")
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TaskRecord:
-    """One row of `tasks`. Instants are Unix ms; `request`, `retry_policy` and `warnings` are JSON texts.
+    """One row of `tasks`. Instants are Unix ms; `request`, `retry_policy`, `warnings` and `webhook` are JSON texts.
 
     `keyset` is the keyset's name. `attempt` counts runs from 1. `ending` says what was asked for ("cancel",
     "terminate", "expire") and `ending_at_ms` when the network ends the task by itself if nothing has come.
@@ -57,6 +57,7 @@ class TaskRecord:
     retry_policy: str | None = None
     warnings: str | None = None
     anon_hash: str | None = None
+    webhook: str | None = field(default=None, repr=False)
     created_at_ms: int
     # what changes while it lives
     state: str = "submitted"

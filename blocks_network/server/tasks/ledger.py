@@ -15,10 +15,11 @@ from typing import Any
 
 from blocks_network.backoff import Backoff
 from blocks_network.server.bus import Draft
-from blocks_network.server.store import outbox, tasks
+from blocks_network.server.store import outbox, tasks, webhooks
 from blocks_network.server.store.database import Connection, Database, StoreFault
 from blocks_network.server.store.outbox import OutboxMessage
 from blocks_network.server.store.tasks import KeyClaim, TaskRecord
+from blocks_network.server.store.webhooks import NewDelivery
 
 __all__ = ["CURSOR", "Kept", "Ledger", "Outgoing"]
 
@@ -64,18 +65,19 @@ class _Batch:
     inserts: list[_Insert] = field(default_factory=list)
     updates: dict[str, TaskRecord] = field(default_factory=dict)
     outgoing: list[Outgoing] = field(default_factory=list)
+    notices: list[NewDelivery] = field(default_factory=list)
     delivered: list[str] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.inserts or self.updates or self.outgoing or self.delivered or self.waiters)
+        return bool(self.inserts or self.updates or self.outgoing or self.notices or self.delivered or self.waiters)
 
 
 class Ledger:
     """Belongs to one event loop.
 
     `cursor` gives the timetoken of the last event that was applied, `now` the bus's. `committed` gets what may leave
-    now, in order.
+    now, in order; `noticed` hears when notices for webhooks are in the database.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class Ledger:
         cursor: Callable[[], int],
         now: Callable[[], int],
         committed: Callable[[Iterable[Outgoing]], None],
+        noticed: Callable[[], None] | None = None,
     ) -> None:
         self._database, self._cursor, self._now, self._committed = database, cursor, now, committed
+        self._noticed = noticed
         self._batch = _Batch()
         self._wanted = asyncio.Event()
         self._lazy: asyncio.TimerHandle | None = None
@@ -134,6 +138,11 @@ class Ledger:
         """A message that leaves after everything that was written until now is committed."""
         self._batch.outgoing.append(outgoing)
         self._wanted.set()
+
+    def notice(self, notice: NewDelivery) -> None:
+        """What a webhook is to be told; it is written with the change that it is about, which was given just before."""
+        self._batch.notices.append(notice)
+        self._later()
 
     def delivered(self, message_ids: Iterable[str]) -> None:
         """These messages of the outbox are on the bus."""
@@ -187,12 +196,13 @@ class Ledger:
             tasks.update_all(connection, updates)
             outbox.put_messages(connection, messages)
             outbox.remove_messages(connection, batch.delivered)
+            webhooks.put_deliveries(connection, batch.notices)
             if cursor != self._saved_cursor:
                 tasks.write_cursor(connection, CURSOR, cursor)
             return holders
 
         holders: dict[tuple[str, str], str] = {}
-        if batch.inserts or updates or messages or batch.delivered:
+        if batch.inserts or updates or messages or batch.notices or batch.delivered:
             self._under_way = True
             try:
                 holders = await self._database.write(write)
@@ -219,6 +229,8 @@ class Ledger:
         outgoing.extend(batch.outgoing)
         if outgoing:
             self._committed(outgoing)
+        if batch.notices and self._noticed is not None:
+            self._noticed()
         for waiter in batch.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -230,6 +242,7 @@ class Ledger:
         newer = self._batch
         newer.updates = {**batch.updates, **newer.updates}
         newer.outgoing[:0] = batch.outgoing
+        newer.notices[:0] = batch.notices
         newer.delivered[:0] = batch.delivered
         newer.waiters[:0] = batch.waiters
         if self._ending:

@@ -9,6 +9,7 @@ from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.store.tasks import COLUMNS, TaskRecord
 from blocks_network.server.tasks.life import WAITING
 from blocks_network.server.tasks.retries import RetryPolicy
+from blocks_network.server.webhooks.config import Webhook
 from blocks_network.wire.channels import task_channel
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class LiveTask(TaskRecord):
     fleet: Fleet[LiveTask]
     policy: RetryPolicy
     channel: str
+    hook: Webhook | None = None
+    """`webhook`, read."""
+    artifacts_told: int = 0
+    """To its webhook, since the network was started."""
     sends: int = 0
     """How often its StartTask was published for the present lease."""
     send_due_ms: int = 0
@@ -57,4 +62,5 @@ class LiveTask(TaskRecord):
         values = {name: getattr(record, name) for name in COLUMNS}
         policy = RetryPolicy.from_text(record.retry_policy)
         channel = task_channel(record.task_id, record.org_id)
-        return cls(**values, keys=keys, fleet=fleet, policy=policy, channel=channel)
+        hook = None if record.webhook is None else Webhook.from_text(record.webhook)
+        return cls(**values, keys=keys, fleet=fleet, policy=policy, channel=channel, hook=hook)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from blocks_network.server.bus import Draft, Kind, Message
+from blocks_network.server.limits import Limits
 from blocks_network.server.store.outbox import OutboxMessage
 from blocks_network.server.tasks.dispatch import TaskTokens, control_draft, encode, start_draft
 from blocks_network.server.tasks.events import Heard, hear
@@ -21,6 +22,7 @@ from blocks_network.server.tasks.leases import Fleet, Instance
 from blocks_network.server.tasks.ledger import Ledger, Outgoing
 from blocks_network.server.tasks.life import ON_AN_INSTANCE, Happening, after
 from blocks_network.server.tasks.live import LiveTask, Outcome
+from blocks_network.server.tasks.notices import ARTIFACT, notice_of
 from blocks_network.server.tasks.placement import choose
 from blocks_network.server.tasks.refusals import TaskRefusal
 from blocks_network.server.tasks.retries import FAILED, INSTANCE_LOST
@@ -63,8 +65,8 @@ class Deadlines(Protocol):
 class Overseer:
     """Owns the living tasks. `cursor` is the timetoken of the last event that was applied."""
 
-    def __init__(self, *, tokens: TaskTokens, timers: Timers) -> None:
-        self._tokens, self._timers = tokens, timers
+    def __init__(self, *, tokens: TaskTokens, timers: Timers, limits: Limits) -> None:
+        self._tokens, self._timers, self._limits = tokens, timers, limits
         self.living: dict[str, LiveTask] = {}
         self.cursor = 0
         self.positions = 0
@@ -204,6 +206,8 @@ class Overseer:
                 self._finish(task, event, draft.publisher)
         elif draft.publisher and event.by_an_agent:
             self._shown(task, event, draft.publisher)
+        if event.type == "artifact" and not self.is_stranger(task, draft.publisher):
+            self._notice(task, ARTIFACT, draft.payload)
 
     def task_of(self, draft: Draft) -> LiveTask | None:
         """The living task whose channel this is."""
@@ -233,8 +237,11 @@ class Overseer:
         if task.state in ("assigned", "queued"):
             self._started(task)
         if event.turn is not None:
+            before = task.state
             self._move(task, Happening.PAUSED if event.turn == "paused" else Happening.RESUMED)
             self._ledger.update(task, soon=False)
+            if task.state != before:
+                self._notice(task, f"task.{event.turn}")
 
     def _started(self, task: LiveTask) -> None:
         self._move(task, Happening.STARTED)
@@ -244,6 +251,7 @@ class Overseer:
             instance.started(task.task_id, task.started_at_ms)
         self._deadlines.started(task)
         self._ledger.update(task, soon=False)
+        self._notice(task, "task.running")
 
     def refused(self, task: LiveTask) -> None:
         instance = task.fleet.instances.get(task.instance_id or "")
@@ -352,6 +360,7 @@ class Overseer:
         task.reason = None if reason is None else reason[:REASON_CHARS]
         task.completion_reason = None if completion is None else completion[:REASON_CHARS]
         self._ledger.update(task, soon=False)
+        self._notice(task, f"task.{task.state}")
         self._ended[task.task_id] = task
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
@@ -365,6 +374,12 @@ class Overseer:
         else:
             self._release(task)
         self.pump(task.fleet)
+
+    def _notice(self, task: LiveTask, event: str, payload: bytes = b"") -> None:
+        """Tells the task's webhook, if it has one for this: written in one transaction with the change before it."""
+        notice = notice_of(task, event, self._timers.now_ms(), self._limits, payload)
+        if notice is not None:
+            self._ledger.notice(notice)
 
     def released(self, task: LiveTask) -> None:
         """The handler of a task that the network has ended shows its own end: its place is free."""

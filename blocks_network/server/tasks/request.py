@@ -39,6 +39,8 @@ class Wanted:
     duration: int | None = None
     consumer_public_key: str | None = None
     policy: RetryPolicy | None = None
+    push: object = None
+    """`pushNotificationConfig` as it came."""
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -54,8 +56,6 @@ class Wanted:
         billing_mode = _text(params, "billingMode")
         if billing_mode not in BILLING_MODES:
             raise invalid_params(f"billingMode is none of {', '.join(BILLING_MODES)}")
-        if params.get("pushNotificationConfig"):
-            raise invalid_params("pushNotificationConfig: this network does not offer push notifications")
         return cls(
             agent_name=agent_name,
             billing_mode=billing_mode,
@@ -68,6 +68,7 @@ class Wanted:
             duration=_duration(blocks, kind),
             consumer_public_key=_text(blocks, "consumerPublicKey", "extensions.blocks.", PUBLIC_KEY_CHARS) or None,
             policy=_policy(params),
+            push=params.get("pushNotificationConfig") or None,
         )
 
 

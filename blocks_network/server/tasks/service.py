@@ -28,7 +28,7 @@ from blocks_network.server.tasks.fleets import Fleets
 from blocks_network.server.tasks.gate import Gate
 from blocks_network.server.tasks.ledger import Kept, Ledger
 from blocks_network.server.tasks.life import shown_state
-from blocks_network.server.tasks.live import LiveTask
+from blocks_network.server.tasks.live import LiveTask, Outcome
 from blocks_network.server.tasks.overseer import Overseer
 from blocks_network.server.tasks.recovery import recover
 from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params, task_not_found
@@ -36,10 +36,11 @@ from blocks_network.server.tasks.request import Wanted, check_against_card
 from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.server.tasks.timers import Timers
 from blocks_network.server.tasks.views import list_filter, next_cursor, task_view
+from blocks_network.server.webhooks.config import Webhook
 from blocks_network.wire import cards
 from blocks_network.wire.channels import task_channel
 
-__all__ = ["CONTROL_METHODS", "TaskService", "Uploads"]
+__all__ = ["CONTROL_METHODS", "TaskService", "Uploads", "Webhooks"]
 
 CONTROL_METHODS = ("CancelTask", "PauseTask", "ResumeTask", "RetryTask", "TerminateTask")
 PROVIDERS_TOO = frozenset({"TerminateTask"})
@@ -51,6 +52,16 @@ class Uploads(Protocol):
 
     async def take(self, session_id: str, *, org_id: str, agent_name: str) -> Mapping[str, Mapping[str, Any]]:
         """Part id to artifact reference. LookupError for a session that is unknown, another tenant's or agent's."""
+
+
+class Webhooks(Protocol):
+    """Whom tasks are told about: reads what SendMessage asks for, and delivers what was written for it."""
+
+    def read(self, wire: object) -> Webhook:
+        """ValueError names what is wrong."""
+
+    def wake(self) -> None:
+        """There is something new to deliver."""
 
 
 class TaskService:
@@ -70,15 +81,22 @@ class TaskService:
         limits: Limits,
         clock: Callable[[], float] = time.time,
         uploads: Uploads | None = None,
+        webhooks: Webhooks | None = None,
     ) -> None:
         self._database, self._bus, self._keysets, self._limits = database, bus, keysets, limits
-        self._uploads = uploads
+        self._uploads, self._webhooks = uploads, webhooks
         self.timers = Timers(clock)
         self._directory = Directory(database, clock)
         self._tokens = TaskTokens(capability_tokens, clock)
-        self._overseer = Overseer(tokens=self._tokens, timers=self.timers)
+        self._overseer = Overseer(tokens=self._tokens, timers=self.timers, limits=limits)
         self._courier = Courier(bus, keysets, lambda message_ids: self._ledger.delivered(message_ids))
-        self._ledger = Ledger(database, cursor=lambda: self._overseer.cursor, now=bus.now, committed=self._courier.push)
+        self._ledger = Ledger(
+            database,
+            cursor=lambda: self._overseer.cursor,
+            now=bus.now,
+            committed=self._courier.push,
+            noticed=None if webhooks is None else webhooks.wake,
+        )
         self._fleets = Fleets(
             presence=presence,
             keysets=keysets,
@@ -136,6 +154,15 @@ class TaskService:
     def agent_changed(self, agent_name: str) -> None:
         """The agent's registry entry is another one now, or gone."""
         self._directory.changed(agent_name)
+
+    def agent_left(self, agent_id: str, why: str, *, keyset: str | None = None) -> None:
+        """The agent takes no work any more, or none on the keyset of this name: what waits for it fails.
+
+        What its instances have in hand goes on.
+        """
+        for task in list(self._overseer.living.values()):
+            if task.agent_id == agent_id and task.waits and keyset in (None, task.keyset):
+                self._overseer.end(task, Outcome("failed", error=why, reason="agent_left"))
 
     def instance_connected(self, agent_name: str, agent_id: str, instance_id: str) -> None:
         """An instance has connected: what it said then holds from now on."""
@@ -204,7 +231,8 @@ class TaskService:
     ) -> dict[str, Any]:
         if len(self._overseer.living) >= self._limits.living_tasks:
             raise TaskRefusal("NetworkBusy", "the network has as many tasks as it takes; send again later")
-        task = self._new_task(principal, wanted, provider, has_stream)
+        hook = self._hook(wanted)
+        task = self._new_task(principal, wanted, provider, has_stream, hook)
         then = self._overseer.admit(task, _max_backlog(provider, self._limits))
         claim = None if key is None else KeyClaim(principal.user_id, key, task.task_id, task.created_at_ms)
         state = shown_state(task.state)
@@ -227,7 +255,19 @@ class TaskService:
         if stored.cancelled() or stored.exception() is not None or stored.result().task_id != task.task_id:
             self._overseer.drop(task)
 
-    def _new_task(self, principal: Principal, wanted: Wanted, provider: Provider, has_stream: bool) -> LiveTask:
+    def _hook(self, wanted: Wanted) -> Webhook | None:
+        if wanted.push is None:
+            return None
+        if self._webhooks is None:
+            raise invalid_params("pushNotificationConfig: this network calls no webhooks")
+        try:
+            return self._webhooks.read(wanted.push)
+        except ValueError as fault:
+            raise invalid_params(str(fault)) from None
+
+    def _new_task(
+        self, principal: Principal, wanted: Wanted, provider: Provider, has_stream: bool, hook: Webhook | None
+    ) -> LiveTask:
         now_ms = self.timers.now_ms()
         keys = self._keysets.for_billing(provider.billing_mode)  # type: ignore[arg-type]  # checked at registration
         task_id = f"task-{now_ms:012x}{next(self._serial) % 0x10000:04x}{secrets.token_hex(6)}"
@@ -255,6 +295,8 @@ class TaskService:
             fleet=self._fleets.of(provider.agent_id, keys),
             policy=wanted.policy or RetryPolicy(),
             channel=task_channel(task_id, principal.org_id),
+            webhook=None if hook is None else hook.to_text(),
+            hook=hook,
         )
 
     async def _existing(self, task_id: str, principal: Principal) -> dict[str, Any]:
@@ -276,6 +318,11 @@ class TaskService:
         if cursor is not None:
             blocks["cursor"] = str(cursor)
         answer: dict[str, Any] = {"taskId": record.task_id, "state": state, "extensions": {"blocks": blocks}}
+        if record.webhook is not None:
+            hook = Webhook.from_text(record.webhook)
+            answer["pushConfigId"] = hook.push_config_id
+            if hook.made_secret:
+                blocks["pushSecret"] = hook.secret
         if idempotent:
             answer["idempotent"] = True
         if state == "queued":

@@ -14,7 +14,7 @@ from blocks_network.server.tasks.life import shown_state, states_shown_as
 from blocks_network.server.tasks.refusals import invalid_params
 from blocks_network.wire.rpc import TASK_STATES
 
-__all__ = ["list_filter", "next_cursor", "task_view"]
+__all__ = ["instant", "list_filter", "next_cursor", "task_view"]
 
 PAGE = 50
 
@@ -27,10 +27,10 @@ def task_view(record: TaskRecord) -> dict[str, Any]:
         "owner": record.owner_id,
         "orgId": record.org_id,
         "state": shown_state(record.state),
-        "createdTime": _instant(record.created_at_ms),
-        "updatedTime": _instant(record.updated_at_ms),
-        "startedTime": _instant(record.started_at_ms),
-        "endedTime": _instant(record.ended_at_ms),
+        "createdTime": instant(record.created_at_ms),
+        "updatedTime": instant(record.updated_at_ms),
+        "startedTime": instant(record.started_at_ms),
+        "endedTime": instant(record.ended_at_ms),
         "taskKind": record.task_kind,
         "billingMode": record.billing_mode,
         "duration": record.duration_minutes,
@@ -47,7 +47,7 @@ def task_view(record: TaskRecord) -> dict[str, Any]:
     return {key: value for key, value in view.items() if value is not None}
 
 
-def _instant(at_ms: int | None) -> str | None:
+def instant(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
     return datetime.fromtimestamp(at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

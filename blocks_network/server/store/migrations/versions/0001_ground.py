@@ -15,6 +15,7 @@ def upgrade() -> None:
     _tenants()
     _registry()
     _tasks()
+    _webhooks()
 
 
 def _tenants() -> None:
@@ -159,6 +160,7 @@ def _tasks() -> None:
         sa.Column("retry_policy", sa.Text(), nullable=True),
         sa.Column("warnings", sa.Text(), nullable=True),
         sa.Column("anon_hash", sa.String(length=64), nullable=True),
+        sa.Column("webhook", sa.Text(), nullable=True),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("updated_at_ms", sa.BigInteger(), nullable=False),
@@ -178,3 +180,25 @@ def _tasks() -> None:
     op.create_index(op.f("ix_tasks_org_id_task_id"), "tasks", ["org_id", "task_id"], unique=False)
     op.create_index(op.f("ix_tasks_provider_org_id_task_id"), "tasks", ["provider_org_id", "task_id"], unique=False)
     op.create_index(op.f("ix_tasks_state"), "tasks", ["state"], unique=False)
+
+
+def _webhooks() -> None:
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("delivery_id", sa.String(length=64), nullable=False),
+        sa.Column("task_id", sa.String(length=64), nullable=False),
+        sa.Column("org_id", sa.String(length=64), nullable=False),
+        sa.Column("event", sa.String(length=64), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_at_ms", sa.BigInteger(), nullable=False),
+        sa.Column("ended_at_ms", sa.BigInteger(), nullable=True),
+        sa.Column("log", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["task_id"], ["tasks.task_id"], name=op.f("fk_webhook_deliveries_task_id_tasks")),
+        sa.PrimaryKeyConstraint("delivery_id", name=op.f("pk_webhook_deliveries")),
+    )
+    for columns in (["state", "next_at_ms"], ["org_id", "created_at_ms"], ["task_id"], ["ended_at_ms"]):
+        name = f"ix_webhook_deliveries_{'_'.join(columns)}"
+        op.create_index(op.f(name), "webhook_deliveries", columns, unique=False)
