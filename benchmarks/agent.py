@@ -26,7 +26,7 @@ def handle(task: Any, context: Any) -> Any:
     text = task.request_parts[0].text
     if not text.startswith("chunks "):
         return {"artifacts": [{"data": text, "mimeType": "text/plain"}]}
-    stream = context.create_stream("chunks")
+    stream = context.create_stream(declared_stream="chunks")
     time.sleep(0.3)  # the reader is there: what is measured is the stream, not its announcement
     began = time.time()
     for _ in range(int(text.split()[1])):

@@ -97,18 +97,30 @@ def _reason(status: int, answer: bytes, *, is_rpc: bool) -> str:
     """The word for a refusal; empty when it was none."""
     if status == GONE:
         return "gone"
-    code = ""
-    if 0 < len(answer) <= PEEK_BYTES:
-        try:
-            if is_rpc:
-                error = _rpc_answer.decode(answer).error
-                code = "" if error is None else (error.data.code if error.data else "") or "RpcError"
-            if not code and status >= HTTPStatus.BAD_REQUEST:
-                code = _refused.decode(answer).code
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            code = ""  # some other body: its status says enough
+    code = _rpc_code(answer) if is_rpc else ""
     if code or status < HTTPStatus.BAD_REQUEST:
         return code
+    return _code(answer) or _name(status)
+
+
+def _code(answer: bytes) -> str:
+    try:
+        return _refused.decode(answer).code if len(answer) <= PEEK_BYTES else ""
+    except (msgspec.DecodeError, UnicodeDecodeError):  # no body of ours: its status says enough
+        return ""
+
+
+def _rpc_code(answer: bytes) -> str:
+    try:
+        error = _rpc_answer.decode(answer).error if len(answer) <= PEEK_BYTES else None
+    except (msgspec.DecodeError, UnicodeDecodeError):  # refused before it was read as a call
+        return ""
+    if error is None:
+        return ""
+    return (error.data.code if error.data is not None else "") or "RpcError"
+
+
+def _name(status: int) -> str:
     try:
         return HTTPStatus(status).name
     except ValueError:

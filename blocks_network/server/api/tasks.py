@@ -18,6 +18,7 @@ from blocks_network.server.access.principal import CONSUMER, Principal
 from blocks_network.server.api.bearer import principal_of
 from blocks_network.server.api.bodies import read_object
 from blocks_network.server.api.errors import ApiRefusal, json_answer
+from blocks_network.server.api.observed import OPERATION
 from blocks_network.server.api.services import Services
 from blocks_network.server.store.database import StoreFault
 from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params
@@ -36,6 +37,7 @@ __all__ = ["routes"]
 
 log = logging.getLogger(__name__)
 
+RPC_OPERATIONS = {method: f"rpc/{method}" for method in METHODS}
 BUSY, BUSY_RETRY_S = "NetworkBusy", "1"
 CALL_ID_CHARS = 255
 FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
@@ -51,6 +53,9 @@ def routes(services: Services) -> list[Route]:
             if refusal.status != 400:
                 raise
             return json_answer(error_envelope(None, PARSE_ERROR, refusal.error))
+        method = envelope.get("method")
+        if isinstance(method, str) and method in RPC_OPERATIONS:
+            request.scope[OPERATION] = RPC_OPERATIONS[method]
         answered = await answer(services, principal, envelope)
         if answered.get("error", {}).get("data", {}).get("code") == BUSY:
             return json_answer(answered, 503, {"Retry-After": BUSY_RETRY_S})
