@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     dev.add_argument("--data", type=Path, metavar="DIR", help="keep agents, tasks and messages in this directory")
     dev.add_argument("--api-key", metavar="KEY", help="an API key (bk_...) to accept; one is made when left out")
+    dev.add_argument(
+        "--allow-private-webhooks",
+        action="store_true",
+        help="call webhooks on this machine and in private networks too",
+    )
     dev.add_argument("--json", action="store_true", help="print the addresses and keys as one JSON object")
     dev.add_argument(
         "--limit",
@@ -84,6 +89,7 @@ def _dev(options: argparse.Namespace) -> ExitCode:
         port=options.port,
         data_dir=options.data,
         api_key=options.api_key,
+        allow_private_webhooks=options.allow_private_webhooks,
         limits=Limits().changed(options.limit),
         access_log=options.access_log,
     )

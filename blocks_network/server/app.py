@@ -18,6 +18,7 @@ from blocks_network.errors import ConfigurationError
 from blocks_network.server.access.apikeys import ALL_SCOPES, ApiKeys
 from blocks_network.server.access.authorizer import Authorizer
 from blocks_network.server.access.jwts import AccessTokens
+from blocks_network.server.access.principal import OPERATOR
 from blocks_network.server.access.refresh import RefreshTokens
 from blocks_network.server.access.revocations import Revocations
 from blocks_network.server.access.tokens import CapabilityTokens
@@ -39,6 +40,7 @@ from blocks_network.server.presence.embedded import EmbeddedPresence
 from blocks_network.server.store.database import IN_MEMORY, Database
 from blocks_network.server.tasks.service import TaskService
 from blocks_network.server.tasks.streams import SETUP_PREFIX, StreamSetups
+from blocks_network.server.webhooks.deliverer import Deliverer
 
 __all__ = ["Network"]
 
@@ -46,6 +48,7 @@ log = logging.getLogger(__name__)
 
 OWNER_ORG, OWNER_USER = "org_local", "user_local"
 """Who the API key of a node stands for."""
+OWN_SCOPES = ALL_SCOPES | {OPERATOR}
 TASK_PREFIX = "u."
 
 
@@ -92,6 +95,7 @@ class Network:
         self.access_tokens = AccessTokens(self.database)
 
         # the brain, and its two doors
+        self.webhooks = Deliverer(self.database, limits, allow_private=config.allow_private_webhooks)
         self.tasks = TaskService(
             database=self.database,
             bus=self.bus,
@@ -100,6 +104,7 @@ class Network:
             capability_tokens=tokens,
             limits=limits,
             uploads=UploadSessions(blobs=self.blobs, keysets=keysets),
+            webhooks=self.webhooks,
         )
         self.gateway = Gateway(
             keysets=keysets,
@@ -151,9 +156,10 @@ class Network:
                 opened.push_async_callback(part.stop)
             await self.access_tokens.start()
             await self.api_keys.ensure(
-                self._api_key, org_id=OWNER_ORG, user_id=OWNER_USER, scopes=ALL_SCOPES, label="the node's own"
+                self._api_key, org_id=OWNER_ORG, user_id=OWNER_USER, scopes=OWN_SCOPES, label="the node's own"
             )
-            for brain in (self.tasks, self.gateway):  # tasks left by the last run go on before the first request
+            # tasks left by the last run go on before the first request
+            for brain in (self.webhooks, self.tasks, self.gateway):
                 await brain.start()
                 opened.push_async_callback(brain.stop)
             self._running = opened.pop_all()

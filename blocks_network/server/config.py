@@ -30,6 +30,9 @@ class NodeConfig:
     public_base: str | None = None
     """How clients reach the node when that is not its own address: behind a proxy, in a container."""
     limits: Limits = field(default_factory=Limits)
+    allow_private_webhooks: bool = False
+    """Whether tasks' webhooks may be on this machine and in private networks: for tests, and where all tenants are
+    trusted."""
     access_log: bool = False
     """One line of JSON for each request on the logger `blocks_network.access`; see `accesslog` for what is in it."""
     keep_alive_s: int = 75

@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from blocks_network import settings
 from blocks_network.errors import TransportError
@@ -23,6 +23,9 @@ from blocks_network.stream.writer import StreamBundleConfig, StreamWriter
 from blocks_network.transport.pubnub import DEFAULT_ORIGIN, PubNubKeys, make_client
 from blocks_network.wire.frames import StreamFormat
 from blocks_network.wire.setup import DIRECTIONS, FORMATS, stream_channel, validate_stream_id
+
+if TYPE_CHECKING:
+    from pubnub.pubnub import PubNub
 
 __all__ = ["StreamClient"]
 
@@ -89,37 +92,43 @@ class StreamClient:
         self._endings = Endings(self.stream_id)
         self._state = threading.Lock()
         self._ending = False
-        self._writer: StreamWriter | None = None
-        self._reader: StreamReader | None = None
-        where = keys or _keys(subscribe_key, publish_key, origin, ssl)
-        client = make_client(where, user_id=self.uuid, token=token)
-        if direction != "inbound":
-            self._writer = StreamWriter(
-                client,
-                self._threads.sender,
-                channel=self.channel,
-                stream_id=stream_id,
-                format=cast(StreamFormat, format),
-                config=config,
-                marker=direction == "outbound" and affinity == "dedicated",
-                lost=self._not_delivered,
-                renew=renew,
-            )
-        if direction != "outbound":
-            self._reader = StreamReader(
-                client,
-                self._threads,
-                channel=self.channel,
-                stream_id=stream_id,
-                format=cast(StreamFormat, format),
-                shared=affinity == "shared",
-                own_uuid=self.uuid if direction == "bidirectional" else None,
-                reorder_timeout_ms=reorder_timeout_ms,
-                failed=self._failed,
-                finished=self._endings.inbound_done,
-                renew=renew,
-            )
+        client = make_client(keys or _keys(subscribe_key, publish_key, origin, ssl), user_id=self.uuid, token=token)
+        self._writer = self._make_writer(client, config, renew) if direction != "inbound" else None
+        self._reader = self._make_reader(client, reorder_timeout_ms, renew) if direction != "outbound" else None
+        if self._reader is not None:
             self._reader.start()
+
+    def _make_writer(
+        self, client: PubNub, config: StreamBundleConfig, renew: Callable[[], str | None] | None
+    ) -> StreamWriter:
+        return StreamWriter(
+            client,
+            self._threads.sender,
+            channel=self.channel,
+            stream_id=self.stream_id,
+            format=cast(StreamFormat, self.format),
+            config=config,
+            marker=self.direction == "outbound" and self.affinity == "dedicated",
+            lost=self._not_delivered,
+            renew=renew,
+        )
+
+    def _make_reader(
+        self, client: PubNub, reorder_timeout_ms: float | None, renew: Callable[[], str | None] | None
+    ) -> StreamReader:
+        return StreamReader(
+            client,
+            self._threads,
+            channel=self.channel,
+            stream_id=self.stream_id,
+            format=cast(StreamFormat, self.format),
+            shared=self.affinity == "shared",
+            own_uuid=self.uuid if self.direction == "bidirectional" else None,
+            reorder_timeout_ms=reorder_timeout_ms,
+            failed=self._failed,
+            finished=self._endings.inbound_done,
+            renew=renew,
+        )
 
     @classmethod
     def from_descriptor(

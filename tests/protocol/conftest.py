@@ -43,6 +43,19 @@ def talker(request: pytest.FixtureRequest, gateway_node: GatewayNode) -> Iterato
         yield make
 
 
+@pytest.fixture
+def async_talker(gateway_node: GatewayNode) -> Iterator[TalkerFactory]:
+    """Makes clients with the Event Engine alone."""
+    with ExitStack() as ends:
+
+        def make(uuid: str, **settings: Any) -> Talker:
+            made = AsyncTalker(gateway_node, uuid, **settings)
+            ends.callback(made.close)
+            return made
+
+        yield make
+
+
 @pytest.fixture(scope="session")
 def _node_process() -> Iterator[Node]:
     try:

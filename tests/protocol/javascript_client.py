@@ -73,7 +73,9 @@ class Node:
         self._thread = threading.Thread(target=self._read, name="node-reader", daemon=True)
         self._thread.start()
 
-    def client(self, gateway: GatewayNode, uuid: str, *, keyset: Keyset | None = None, **settings: Any) -> JavaScriptClient:
+    def client(
+        self, gateway: GatewayNode, uuid: str, *, keyset: Keyset | None = None, **settings: Any
+    ) -> JavaScriptClient:
         """With `secretKey` or a token (`authKey`) among the settings it is on the keyset with access control."""
         named = keyset or (gateway.keyset if {"secretKey", "authKey"} & set(settings) else gateway.open_keyset)
         name = f"{uuid}#{next(self._numbers)}"

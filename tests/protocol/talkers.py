@@ -40,11 +40,21 @@ class Refused(Exception):
 
 
 class FullEar(Ear):
-    """Also takes signals."""
+    """Also takes signals, and knows which thread told the latest status."""
 
     def __init__(self) -> None:
         super().__init__()
         self.signals: queue.Queue[Any] = queue.Queue()
+        self._teller: threading.Thread | None = None
+
+    def status(self, pubnub: Any, status: Any) -> None:
+        self._teller = threading.current_thread()
+        super().status(pubnub, status)
+
+    def wait_told(self) -> None:
+        """Until the sync client has done what follows a failed poll; it does so in that poll's own thread."""
+        assert self._teller is not None
+        self._teller.join(DEADLINE_S)
 
     def signal(self, pubnub: Any, signal: Any) -> None:
         self.signals.put(signal)

@@ -30,7 +30,7 @@ def card(name: str, **sections: Any) -> dict[str, Any]:
 
 
 class PlatformNode:
-    """`own` is the node's key, `other` another tenant's; `provider` and `consumer` are of the node's owner, narrower."""
+    """`own` is the node's key, `other` another tenant's; `provider` and `consumer` are of the node's org, narrower."""
 
     def __init__(self, directory: Path) -> None:
         self.node = Node(NodeConfig(data_dir=directory, limits=LIMITS)).start()

@@ -244,6 +244,7 @@ class AgentStreams:
             raise entry.fault or StreamEndedError(f"stream {entry.stream_id} ended while it was set up")
 
         def released(_: StreamObject, timeout_s: float) -> None:
+            entry.last_task_id = task.task_id
             if registry.release_entry(entry, task.task_id):
                 client.end(timeout_s=timeout_s)
 
@@ -288,8 +289,11 @@ class AgentStreams:
     # --- what the clients tell, on their threads
 
     def _renewed(self, entry: StreamEntry, plan: Plan) -> str | None:
-        """A new token, by any task that is still on the stream: the first one's goes with that task."""
-        for task_id in list(entry.task_ids):
+        """A new token, by any task that is still on the stream: the first one's goes with that task.
+
+        The last task to leave counts: what it wrote is still on its way.
+        """
+        for task_id in [*sorted(entry.task_ids), entry.last_task_id]:
             with self._lock:
                 task = self._tasks.get(task_id)
             if task is None:

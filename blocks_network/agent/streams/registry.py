@@ -29,6 +29,8 @@ class StreamEntry:
     """What each task's handler holds, by task id; done when it is set up for that task."""
     feed: StreamObject | None = None
     """What on_activate holds of a shared stream."""
+    last_task_id: str = ""
+    """Who gave its reference back last."""
     ready: threading.Event = field(default_factory=threading.Event)
     """Set when the first acquirer has set it up, or failed."""
     fault: BaseException | None = None

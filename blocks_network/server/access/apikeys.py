@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from blocks_network.server.access.principal import CONSUMER, PROVIDER, Principal
+from blocks_network.server.access.principal import CONSUMER, OPERATOR, PROVIDER, Principal
 from blocks_network.server.store.database import Database
 from blocks_network.server.store.keys import ApiKeyRow, add_key, ensure_key, find_key, list_keys, revoke_key
 
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 KEY_PREFIX = "bk_"
 MAX_SECRET_CHARS = 256
 ALL_SCOPES = frozenset({PROVIDER, CONSUMER})
+"""What a key has when nothing else is said."""
 
 
 class ApiKeys:
@@ -85,7 +86,7 @@ class ApiKeys:
 
 def _row(secret: str, org_id: str, user_id: str, scopes: Iterable[str], label: str) -> ApiKeyRow:
     wanted = frozenset(scopes)
-    if not wanted or not wanted <= ALL_SCOPES:
+    if not wanted or not wanted <= ALL_SCOPES | {OPERATOR}:
         raise ValueError(f"scopes are {' and '.join(sorted(ALL_SCOPES))}, not {', '.join(sorted(wanted)) or 'none'}")
     return ApiKeyRow(
         key_id=f"key_{secrets.token_hex(10)}",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CONSUMER", "PROVIDER", "Principal"]
+__all__ = ["CONSUMER", "OPERATOR", "PROVIDER", "Principal"]
 
 PROVIDER, CONSUMER = "provider", "consumer"
 """The two scopes: to run agents, and to send tasks."""
+OPERATOR = "operator"
+"""To run the network itself: the scope of a node's own API key, which no other key is given."""
 
 
 @dataclass(frozen=True, slots=True)

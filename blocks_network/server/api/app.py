@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blocks_network.server.api import cdm, files, registry, tasks, tokens
+from blocks_network.server.api import admin, cdm, files, keys, registry, tasks, tokens, webhooks
 from blocks_network.server.api.errors import ApiRefusal, answer_http_exception, answer_refusal, json_answer
 from blocks_network.server.api.services import Services
 from blocks_network.wire.versions import (
@@ -34,7 +34,7 @@ SHOWN_CHARS = 256
 def build_api(services: Services) -> Starlette:
     """Built once; belongs to one event loop. From now on an API key that is revoked here ends its access tokens."""
     services.api_keys.on_revoked(services.access_tokens.refuse_key)
-    nouns = (cdm, tokens, registry, tasks, files)
+    nouns = (cdm, tokens, registry, tasks, files, webhooks, keys, admin)
     app = Starlette(
         routes=[route for noun in nouns for route in noun.routes(services)],
         middleware=[Middleware(Conventions)],

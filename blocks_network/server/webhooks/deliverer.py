@@ -1,7 +1,7 @@
 """The deliverer: takes deliveries from the database as they become due, and tries each until it has arrived.
 
-At least once: an attempt is noted after its answer, so a crash between the two repeats it, under the same id. A delivery
-is tried for a day, with growing pauses. Those of one organisation do not hold up another's.
+At least once: an attempt is noted after its answer, so a crash between the two repeats it, under the same id. A
+delivery is tried for a day, with growing pauses. Those of one organisation do not hold up another's.
 """
 
 from __future__ import annotations
