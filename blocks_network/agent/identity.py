@@ -35,6 +35,10 @@ class InstanceIdentity:
     connect_payload: dict[str, Any]
     cdm: CdmConfig | None
 
+    def offers(self, feature: str) -> bool:
+        """Whether the network announces this extension."""
+        return self.cdm is not None and feature in self.cdm.features
+
     @classmethod
     def settle(cls, options: AgentInstanceOptions) -> InstanceIdentity:
         """Reads configuration, API key and registry. Raises for what is missing, with the next step."""

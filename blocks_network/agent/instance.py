@@ -34,6 +34,7 @@ from blocks_network.errors import (
 )
 from blocks_network.transport.publisher import Publisher
 from blocks_network.transport.pubnub import make_client
+from blocks_network.transport.sending import BatchSender
 from blocks_network.transport.subscription import Received
 from blocks_network.wire.presence import AgentInstancePresenceState
 from blocks_network.wire.versions import PROTOCOL_VERSION, SUPPORTED_PROTOCOL_VERSIONS
@@ -95,7 +96,9 @@ class Instance:
 
         self._table = TaskTable(options.slots, self._load_changed)
         self._timers = Timers(self.instance_id)
-        self._publisher = Publisher(self.instance_id)
+        self._publisher = Publisher(
+            self.instance_id, sender=BatchSender() if identity.offers("batch-publish") else None
+        )
         self._loops = AsyncHandlers(self.instance_id)
         self._pool = ThreadPoolExecutor(
             options.slots or NO_LIMIT_WORKERS, thread_name_prefix=f"blocks-task-{self.agent_name}"

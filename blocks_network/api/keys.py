@@ -61,7 +61,7 @@ def create_key(
     org_id: str | None = None,
     user_id: str | None = None,
 ) -> NewKey:
-    """A new key of the caller's organisation, with the caller's scopes or some of them; of another one for operators."""
+    """A new key of the caller's organisation with the caller's scopes, or some of them. Operators name others."""
     body = {"scopes": list(scopes) if scopes else None, "label": label or None, "orgId": org_id, "userId": user_id}
     answer = caller.call("POST", PATH, {k: v for k, v in body.items() if v is not None}, bearer=api_key)
     if not answer.ok:

@@ -49,6 +49,8 @@ class AgentEntry:
     billing_mode: str | None
     created_at: Any = None
     updated_at: Any = None
+    offline: bool = False
+    """The network's operator has shut it out."""
 
     @classmethod
     def from_dict(cls, wire: Mapping[str, Any]) -> AgentEntry:
@@ -65,6 +67,7 @@ class AgentEntry:
             billing_mode=wire.get("billingMode"),
             created_at=wire.get("createdAt", wire.get("registeredAt")),
             updated_at=wire.get("updatedAt"),
+            offline=wire.get("offline") is True,
         )
 
 

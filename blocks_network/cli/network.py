@@ -1,4 +1,4 @@
-"""`blocks-network`: runs a network. `dev` is the embedded one, in memory or on a directory."""
+"""`blocks-network`: runs a network (`dev`, the embedded one), or looks after one (the commands of `admin`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from blocks_network import settings
+from blocks_network.cli.admin import agents, cancel, keys, logs, send, task, tasks, webhooks
 from blocks_network.cli.output import (
     LOG_LEVELS,
     ExitCode,
@@ -34,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns an exit code: 0 ended as asked, 1 failed, 2 usage, 3 network."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    level: str = options.log_level or settings.LOG_LEVEL.read()
+    level: str = options.log_level or ("warn" if options.quiet else settings.LOG_LEVEL.read())
     configure_logging(level)
     try:
-        return int(_dev(options))
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED)
     except BlocksError as fault:
         return int(report(fault, debug=level == "debug"))
     except BrokenPipeError:  # whoever read our output has gone; there is nobody to tell
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="blocks-network", description="Run a Blocks network.")
+    parser = argparse.ArgumentParser(prog="blocks-network", description="Run a Blocks network, or look after one.")
     parser.add_argument("--version", action="version", version=f"blocks-network {SDK_VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     dev = commands.add_parser(
@@ -79,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         "--access-log", action="store_true", help="write a line of JSON for each request to standard error"
     )
     dev.add_argument("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info)")
+    dev.set_defaults(run=_dev, quiet=False)
+    for command in (send, agents, tasks, task, logs, cancel, webhooks, keys):
+        command.add(commands)
     return parser
 
 

@@ -12,9 +12,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from blocks_network.agent.handle import AgentHandle
 from blocks_network.cli.output import LOG_LEVELS, ExitCode, note, paint, result_json
 from blocks_network.consumer.client import TaskClient
 from blocks_network.consumer.delivery import CallbackErrorContext
@@ -70,8 +69,18 @@ def _text(task: str) -> str:
         raise ConfigurationError(f"--task {task} cannot be read as UTF-8 text: {fault}") from fault
 
 
+class Addressee(Protocol):
+    """Whom a task is for: an instance that runs here, or an agent elsewhere."""
+
+    @property
+    def agent_name(self) -> str: ...
+
+    @property
+    def billing_mode(self) -> Literal["free", "paid"]: ...
+
+
 def run_task(
-    instance: AgentHandle, request: Request, cdm_url: str | None, api_key: str | None, options: argparse.Namespace
+    instance: Addressee, request: Request, cdm_url: str | None, api_key: str | None, options: argparse.Namespace
 ) -> ExitCode:
     """Sends the task to the instance's agent and sees it to its end."""
     from blocks_network import settings

@@ -21,6 +21,8 @@ class Limits:
     message_bytes: int = 32 * 1024
     """The protocol's own bound for a publish."""
     signal_bytes: int = 64
+    messages_per_batch: int = 200
+    """Messages in one request of the batch extension; `body_bytes` bounds them together."""
     body_bytes: int = 1024 * 1024
     """A request body of any kind but a file."""
     body_idle_s: float = 90.0

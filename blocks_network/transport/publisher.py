@@ -1,4 +1,7 @@
-"""Publishing in the background: in order per task, retried through outages, bounded, flushed at the end."""
+"""Publishing in the background: in order per task, retried through outages, bounded, flushed at the end.
+
+The first message leaves at once; what gathers while a request is under way leaves together with the next one.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
-from pubnub.pubnub import PubNub
+from itertools import islice
 
 from blocks_network.backoff import Backoff
-from blocks_network.errors import AccessDeniedError, TransportError
-from blocks_network.transport.http import ConnectFailed
-from blocks_network.transport.pubnub import call
+from blocks_network.errors import TransportError
+from blocks_network.transport.sending import Outgoing, Sender, SingleSender, Skipped, is_final
 
 __all__ = ["Outgoing", "Publisher", "PublisherFull"]
 
@@ -26,29 +24,10 @@ log = logging.getLogger(__name__)
 RETRY = Backoff(first_s=0.1, factor=2, cap_s=10)
 MAX_PENDING = 10_000
 """Messages kept while the network is away. Beyond that `publish` blocks its caller: memory stays bounded."""
-FINAL_STATUSES = (400, 404, 413, 414)
-"""Answers that say that this very message will never be taken."""
 
 
 class PublisherFull(TransportError):
     """The buffer stayed full for as long as the caller wanted to wait."""
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """One message. Those of one `key` (a task's id) go out in their order, each after the one before was taken."""
-
-    key: str
-    client: PubNub
-    channel: str
-    message: Any
-    meta: dict[str, str]
-    store: bool = True
-    sent: Callable[[], None] | None = None
-    """Called on the publisher's thread when the network has taken it."""
-    lost: Callable[[TransportError], None] | None = None
-    """Called on the publisher's thread when it never will."""
-    attempts: int = field(default=0, init=False)
 
 
 class Publisher:
@@ -57,7 +36,8 @@ class Publisher:
     Lost messages are logged as errors and told to their `lost` callback, never dropped in silence.
     """
 
-    def __init__(self, whose: str, *, max_pending: int = MAX_PENDING) -> None:
+    def __init__(self, whose: str, *, sender: Sender | None = None, max_pending: int = MAX_PENDING) -> None:
+        self._sender: Sender = sender or SingleSender()
         self._max_pending = max_pending
         self._changed = threading.Condition()
         self._queues: dict[str, deque[Outgoing]] = {}
@@ -130,69 +110,82 @@ class Publisher:
 
     def _run(self) -> None:
         while True:
-            outgoing = self._next()
-            if outgoing is None:
+            batch = self._next()
+            if not batch:
                 return
-            fault = self._send(outgoing)
-            self._settle(outgoing, fault)
+            for outgoing in batch:
+                outgoing.attempts += 1
+            self._settle(batch, self._sender.send(batch))
 
-    def _next(self) -> Outgoing | None:
-        """Waits for a message whose turn it is; None at the end."""
+    def _next(self) -> list[Outgoing]:
+        """Waits for messages whose turn it is, and takes as many as go out together; empty at the end."""
         with self._changed:
             while not self._ending:
                 now = time.monotonic()
                 while self._delayed and self._delayed[0][0] <= now:
                     self._ready.append(heapq.heappop(self._delayed)[2])
                 if self._ready:
-                    return self._queues[self._ready.popleft()][0]
+                    return self._gather()
                 self._changed.wait(self._delayed[0][0] - now if self._delayed else None)
-            return None
+            return []
 
-    def _send(self, outgoing: Outgoing) -> TransportError | None:
-        outgoing.attempts += 1
-        try:
-            call(
-                outgoing.client.publish()
-                .channel(outgoing.channel)
-                .message(outgoing.message)
-                .meta(outgoing.meta)
-                .should_store(outgoing.store)
-                .use_post(True)
-            )
-        except TransportError as fault:
-            return fault
-        except Exception as fault:  # what the library raises over a message that it cannot encode
-            log.exception("a message for %s cannot be sent", outgoing.channel)
-            return AccessDeniedError(f"the message cannot be sent ({fault})")
-        return None
+    def _gather(self) -> list[Outgoing]:
+        """Must hold the lock. A key that is taken from is not ready again until its messages are settled."""
+        batch: list[Outgoing] = []
+        others: list[str] = []
+        while self._ready and len(batch) < self._sender.most:
+            key = self._ready.popleft()
+            queue = self._queues[key]
+            if batch and not self._sender.together(batch[0], queue[0]):
+                others.append(key)
+                continue
+            batch += islice(queue, self._sender.most - len(batch))
+        self._ready.extendleft(reversed(others))
+        return batch
 
-    def _settle(self, outgoing: Outgoing, fault: TransportError | None) -> None:
-        final = fault is None or _is_final(fault)
-        self._note_outage(fault)
+    def _settle(self, batch: list[Outgoing], faults: list[TransportError | None]) -> None:
+        taken: list[tuple[Outgoing, TransportError | None]] = []
+        outcomes: dict[str, list[tuple[Outgoing, TransportError | None]]] = {}
+        for outgoing, fault in zip(batch, faults, strict=True):
+            outcomes.setdefault(outgoing.key, []).append((outgoing, fault))
+        self._note_outage(next((fault for fault in faults if fault is not None and not is_final(fault)), None))
         with self._changed:
-            queue = self._queues.get(outgoing.key)
-            if queue is None:  # ended meanwhile; `stop` has reported it
-                return
-            if final:
-                queue.popleft()
-                self._pending -= 1
-                if queue:
-                    self._ready.append(outgoing.key)
-                else:
-                    del self._queues[outgoing.key]
-            else:
-                due = time.monotonic() + RETRY.delay(outgoing.attempts)
-                heapq.heappush(self._delayed, (due, next(self._numbers), outgoing.key))
+            for key, results in outcomes.items():
+                queue = self._queues.get(key)
+                if queue is not None:  # else ended meanwhile; `stop` has reported its messages
+                    taken += self._advance(key, queue, results)
             self._changed.notify_all()
-        if fault is None:
-            if outgoing.sent is not None:
+        for outgoing, fault in taken:
+            if fault is not None:
+                self._give_up(outgoing, fault)
+            elif outgoing.sent is not None:
                 outgoing.sent()
-        elif final:
-            self._give_up(outgoing, fault)
+
+    def _advance(
+        self, key: str, queue: deque[Outgoing], results: list[tuple[Outgoing, TransportError | None]]
+    ) -> list[tuple[Outgoing, TransportError | None]]:
+        """Must hold the lock. Takes out what is settled for good; the first that is not holds up those behind it."""
+        taken: list[tuple[Outgoing, TransportError | None]] = []
+        for outgoing, fault in results:
+            if fault is not None and not is_final(fault):
+                if isinstance(fault, Skipped):
+                    self._ready.append(key)
+                else:
+                    due = time.monotonic() + RETRY.delay(outgoing.attempts)
+                    heapq.heappush(self._delayed, (due, next(self._numbers), key))
+                return taken
+            queue.popleft()
+            self._pending -= 1
+            taken.append((outgoing, fault))
+        if queue:
+            self._ready.append(key)
+        else:
+            del self._queues[key]
+        return taken
 
     def _note_outage(self, fault: TransportError | None) -> None:
-        """One line for an incident and one for its end."""
-        if fault is None or _is_final(fault):
+        """One line for an incident and one for its end. None: nothing stands against the network."""
+        if fault is None or isinstance(fault, Skipped):
             if self._outage_since is not None:
                 log.warning("publishing again after %.1f s", time.monotonic() - self._outage_since)
                 self._outage_since = None
@@ -205,12 +198,3 @@ class Publisher:
         log.error("lost the %s event of %s: %s", kind, outgoing.key, fault)
         if outgoing.lost is not None:
             outgoing.lost(fault)
-
-
-def _is_final(fault: TransportError) -> bool:
-    if isinstance(fault, ConnectFailed):
-        return False
-    if isinstance(fault, AccessDeniedError):
-        return True
-    status = getattr(fault.__cause__, "get_status_code", lambda: 0)()
-    return status in FINAL_STATUSES

@@ -29,7 +29,6 @@ class CuttingProxy:
         self._left_bytes: int | None = None
         self._cut_within = threading.Event()
         self._closing = False
-        self._serving: set[asyncio.Task[None]] = set()
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="cutting-proxy", daemon=True)
@@ -60,10 +59,6 @@ class CuttingProxy:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(DEADLINE_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
         far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         pair = (writer, far_writer)
         self._pairs.add(pair)
@@ -114,5 +109,7 @@ class CuttingProxy:
     async def _close(self) -> None:
         self._closing = True
         self._server.close()
-        await self._cut()
-        await asyncio.gather(*self._serving)
+        this = asyncio.current_task()
+        while rest := [task for task in asyncio.all_tasks() if task is not this]:  # some may have just been accepted
+            await self._cut()
+            await asyncio.wait(rest)

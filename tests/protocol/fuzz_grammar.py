@@ -6,17 +6,23 @@ be written. So most requests get past the first check, and something further in 
 
 from __future__ import annotations
 
+import base64
 import copy
 import gzip
+import hmac
 import json
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from fuzz_target import Seeds
 from hypothesis import strategies as st
+
+from blocks_network.server.access.keysets import Keyset
+from blocks_network.wire.versions import PROTOCOL_VERSION
 
 __all__ = ["Request", "torn", "requests"]
 
@@ -40,7 +46,7 @@ ODD_JSON: list[Any] = [
 METHODS = ["GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"]
 PARAMETERS = {
     "uuid": ["me", "u2", "x" * 300],
-    "auth": [],
+    "auth": ["x"],
     "tt": ["0", "1000", "17000000000000000"],
     "tr": ["1", "0", "x"],
     "channel-group": ["g1", "g1,g2", "g1-pnpres", "g1%252Cg2"],
@@ -117,12 +123,16 @@ GATEWAY = [
 MESSAGES: list[Any] = [
     {"text": "hello"}, "text", 1, None, [1, 2], {"message": {"a": 1}, "file": {"id": "x", "name": "f.txt"}},
 ]  # fmt: skip
-BODIES: list[Any] = [
-    *MESSAGES,
-    {"name": "f.txt"},
-    {"type": "reaction", "value": "smile"},
-    {"ttl": 60, "permissions": {"resources": {"channels": {"room": 3}}, "patterns": {"channels": {"^r.*$": 1}}}},
-]
+RESOURCES = {"channels": {"room": 3}, "groups": {"g1": 5}, "uuids": {}, "users": {}, "spaces": {"room": 3}}
+BODY_OF: dict[str, Any] = {
+    "generate-upload-url": {"name": "f.txt"},
+    "{number}": {"type": "reaction", "value": "smile"},
+    "grant": {
+        "ttl": 60,
+        "permissions": {"resources": RESOURCES, "patterns": {"channels": {"^r.*$": 1}}, "meta": {"a": 1}, "uuid": "me"},
+    },
+}
+"""What operations expect whose path ends so."""
 FORM = (
     b'--b\r\nContent-Disposition: form-data; name="policy"\r\n\r\nx\r\n'
     b'--b\r\nContent-Disposition: form-data; name="file"; filename="f.txt"\r\n\r\nhello\r\n--b--\r\n'
@@ -164,7 +174,13 @@ def _platform(seeds: Seeds) -> list[tuple[str, str, list[Any]]]:
         "capabilities": {"streaming": True}, "runtime": {"concurrency": 1},
     }  # fmt: skip
     terms = {"billingMode": "free", "listing": "public", "pricePerTask": 0}
-    connect = {**name, "instanceId": "i2", "billingMode": "free", "protocolVersions": ["1.0"], "concurrency": 2}
+    connect = {
+        **name,
+        "instanceId": "i2",
+        "billingMode": "free",
+        "protocolVersions": [PROTOCOL_VERSION],
+        "concurrency": 2,
+    }
     upload = {
         **name,
         "role": "input",
@@ -183,7 +199,11 @@ def _platform(seeds: Seeds) -> list[tuple[str, str, list[Any]]]:
         ("POST", "/api/v1/auth/agent/consumer-token", [{"apiKey": seeds.api_key}]),
         ("POST", "/api/v1/auth/task-read-token", [{"taskId": seeds.task_id, "role": "consumer"}]),
         ("POST", "/api/v1/auth/anon-task-read-token", [{"taskId": seeds.task_id, "fingerprint": "x"}]),
-        ("POST", "/api/v1/files/request-upload", [upload, {**upload, "role": "output", "taskId": seeds.task_id}]),
+        (
+            "POST",
+            "/api/v1/files/request-upload",
+            [upload, {**upload, "role": "provider-output", "taskId": seeds.task_id}],
+        ),
         ("POST", "/api/v1/files/confirm-upload", [{"uploadId": "x", "taskId": seeds.task_id}]),
         ("GET", "/config.json", [None]),
         ("GET", "/healthz", [None]),
@@ -199,10 +219,10 @@ def _places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 @st.composite
-def near(draw: st.DrawFn, templates: Sequence[Any]) -> Any:
+def near(draw: st.DrawFn, templates: Sequence[Any], changes: Sequence[int] = (0, 1, 1, 2, 3)) -> Any:
     """A value near to one of these: some of its places filled with something odd, or gone."""
     value = copy.deepcopy(draw(st.sampled_from(templates)))
-    for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2, 3]))):
+    for _ in range(draw(st.sampled_from(changes))):
         place = draw(st.sampled_from(_places(value)))
         odd = copy.deepcopy(draw(st.sampled_from(ODD_JSON)))
         if not place:
@@ -218,59 +238,68 @@ def near(draw: st.DrawFn, templates: Sequence[Any]) -> Any:
 
 
 @st.composite
-def bodies(draw: st.DrawFn, templates: Sequence[Any]) -> bytes:
-    """JSON, now and then torn, or no JSON at all."""
-    how = draw(st.integers(0, 11))
-    if how == 0:
+def bodies(draw: st.DrawFn, templates: Sequence[Any], oddness: int) -> bytes:
+    """JSON; as `oddness` grows, now and then torn, or no JSON at all."""
+    how = draw(st.sampled_from(["whole"] * (20 - oddness) + ["odd", "any", "torn"] * oddness))
+    if how == "odd":
         return draw(st.sampled_from(ODD_BODIES))
-    if how == 1:
+    if how == "any":
         return draw(st.binary(max_size=60))
-    text = json.dumps(draw(near(templates)), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
-    return text[: draw(st.integers(0, len(text)))] if how == 2 else text
+    value = draw(near(templates)) if oddness else draw(near(templates, [0, 0, 1]))
+    text = json.dumps(value, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    return text[: draw(st.integers(0, len(text)))] if how == "torn" else text
 
 
-def _text(good: Sequence[str], odd: Sequence[str]) -> st.SearchStrategy[str]:
-    """Mostly what holds, else something odd, seldom anything; percent-encoded where it has to be."""
+def _text(good: Sequence[str], odd: Sequence[str], oddness: int) -> st.SearchStrategy[str]:
+    """What holds; as `oddness` goes from 0 to 9, more often something odd, seldom anything at all."""
     anything = st.binary(max_size=20).map(lambda raw: quote(raw, safe="%"))
-    return st.integers(0, 9).flatmap(
-        lambda die: st.sampled_from(good) if die < 7 else st.sampled_from(odd) if die < 9 else anything
-    )
+    kinds = [st.sampled_from(good)] * (10 - oddness) + [st.sampled_from(odd)] * oddness + [anything] * (oddness // 2)
+    return st.sampled_from(kinds).flatmap(lambda kind: kind)
 
 
-def _slots(seeds: Seeds) -> dict[str, st.SearchStrategy[str]]:
-    messages = st.one_of(
-        near(MESSAGES).map(lambda value: quote(json.dumps(value), safe="")),
-        st.sampled_from(["%7B", "1e400", "NaN", "%22%5Cud800%22", "", "%FF", "1" * 3_000, "%5B" * 2_000]),
+def _slots(seeds: Seeds, keyset: Keyset, oddness: int) -> dict[str, st.SearchStrategy[str]]:
+    good = near(MESSAGES, changes=[0] if not oddness else [0, 1, 2]).map(
+        lambda value: quote(json.dumps(value), safe="")
     )
-    names = _text(CHANNELS, ODD_NAMES)
+    broken = st.sampled_from(["%7B", "1e400", "NaN", "%22%5Cud800%22", "", "%FF", "1" * 3_000, "%5B" * 2_000])
+    names = _text(CHANNELS, ODD_NAMES, oddness)
     return {
-        "pub": _text([seeds.keyset.publish_key], ["pub-c-x", "", "0"]),
-        "sub": _text([seeds.keyset.subscribe_key, seeds.open_key], ["sub-c-x", "", "%FF"]),
+        "pub": _text([keyset.publish_key], ["pub-c-x", "", "0"], oddness // 2),
+        "sub": _text([keyset.subscribe_key], ["sub-c-x", "", "%FF"], oddness // 2),
         "channel": names,
         "channels": st.lists(names, min_size=1, max_size=3).map(",".join),
-        "group": _text(["g1", "g2"], ODD_NAMES),
-        "uuid": _text(["me", "u2"], ODD_NAMES),
-        "number": _text(["17000000000000000"], ODD_NUMBERS),
-        "token": _text([seeds.expired], ["x", "qEF2", "A" * 200]),
-        "json": messages,
+        "group": _text(["g1", "g2"], ODD_NAMES, oddness),
+        "uuid": _text(["me", "u2"], ODD_NAMES, oddness),
+        "number": _text(["17000000000000000"], ODD_NUMBERS, oddness),
+        "token": _text([seeds.expired, seeds.spare], ["x", "qEF2", "A" * 200], oddness),
+        "json": st.sampled_from([good] * (10 - oddness) + [broken] * oddness).flatmap(lambda kind: kind),
     }
 
 
 @st.composite
-def _queries(draw: st.DrawFn, seeds: Seeds) -> str:
+def _queries(draw: st.DrawFn, seeds: Seeds, oddness: int) -> str:
     good = {**PARAMETERS, "agentName": [seeds.agent_name]}
-    names = draw(st.lists(st.sampled_from([*good, "", "%FF", "l_pub"]), max_size=5))
-    pairs = []
-    for name in names:
-        if name != "auth":
-            values = good.get(name, ["1"])
-            pairs.append(f"{name}={draw(_text([quote(value, safe='%') for value in values], _QUOTED_ODD))}")
-    if draw(st.integers(0, 7)):
-        auth = draw(st.sampled_from([seeds.token] * 8 + [seeds.expired, seeds.token[:-2], "x", "", "qEF2" * 9_000]))
-        pairs += [f"auth={auth}", "uuid=me"]
-    if draw(st.integers(0, 15)) == 0:
+    names = draw(st.lists(st.sampled_from([*good, "", "%FF", "l_pub"] if oddness else list(good)), max_size=5))
+    pairs = [
+        f"{name}={draw(_text([quote(value, safe='%') for value in good.get(name, ['1'])], _QUOTED_ODD, oddness // 2))}"
+        for name in names
+        if name not in ("auth", "signature", "timestamp") or oddness > 4
+    ]
+    bad = [seeds.expired, seeds.token[:-2], "x", "", "qEF2" * 9_000]
+    pairs += [f"auth={draw(_text([seeds.token], bad, oddness // 2))}", "uuid=me"]
+    if oddness > 6:
         pairs.append(draw(st.sampled_from(["&&&", "=", "a", "%", "auth", "tt=1&tt=2", "x=" + "y" * 30_000])))
-    return "&".join(pairs)
+    return "&".join(pair for pair in pairs if not pair.startswith("auth=%"))
+
+
+def _signed(keyset: Keyset, method: str, path: str, query: str, body: bytes) -> str:
+    """The query with a signature of version 2; only what the grammar's good values write is encoded right."""
+    pairs = dict(pair.partition("=")[::2] for pair in query.split("&") if pair and not pair.startswith("auth="))
+    pairs["timestamp"] = str(int(time.time()))
+    text = "&".join(f"{name}={quote(unquote(value), safe='-_.')}" for name, value in sorted(pairs.items()))
+    what = f"{method}\n{keyset.publish_key}\n{path}\n{text}\n".encode() + body
+    digest = hmac.new(keyset.secret_key.encode(), what, "sha256").digest()
+    return f"{text}&signature=v2.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
 _QUOTED_ODD = [quote(text) for text in [*ODD_NUMBERS, *ODD_TEXTS]]
@@ -279,7 +308,7 @@ _QUOTED_ODD = [quote(text) for text in [*ODD_NUMBERS, *ODD_TEXTS]]
 @st.composite
 def _encoded(draw: st.DrawFn, body: bytes) -> tuple[bytes, list[str]]:
     """The body as it travels, and the headers that say so, which need not be true."""
-    how = draw(st.integers(0, 19))
+    how = draw(st.sampled_from([0, 1, 2, 3] + [4] * 12))
     if how == 0:
         return gzip.compress(body), ["content-encoding: gzip"]
     if how == 1:
@@ -293,30 +322,51 @@ def _encoded(draw: st.DrawFn, body: bytes) -> tuple[bytes, list[str]]:
 
 @st.composite
 def requests(draw: st.DrawFn, seeds: Seeds) -> Request:
-    """One whole request, as bytes."""
-    headers = ["host: t"]
-    if draw(st.booleans()):
-        method, template = draw(st.sampled_from(GATEWAY))
-        slots = _slots(seeds)
-        path = "/".join(draw(slots[piece[1:-1]]) if piece.startswith("{") else piece for piece in template.split("/"))
-        body = draw(bodies(BODIES)) if method == "POST" else b""
-        if "upload" in template and draw(st.booleans()):
-            body = FORM[: draw(st.integers(0, len(FORM)))] if draw(st.booleans()) else FORM
-            headers.append("content-type: multipart/form-data; boundary=b")
-    else:
-        method, path, templates = draw(st.sampled_from(_platform(seeds)))
-        body = b"" if templates == [None] else draw(bodies(templates))
-        credentials = [seeds.api_key] * 6 + [seeds.access_token] * 3 + ["bk_x", "ey.x.y", "", "x" * 3_000]
-        if draw(st.integers(0, 9)):
-            headers.append(f"authorization: Bearer {draw(st.sampled_from(credentials))}")
-        headers += draw(st.lists(st.sampled_from(_PLATFORM_HEADERS), max_size=1))
-    if draw(st.integers(0, 19)) == 0:
+    """One whole request, as bytes. How odd it is goes from not at all to beyond recognition."""
+    oddness = draw(st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 9]))
+    asked = _gateway_request(seeds, oddness) if draw(st.booleans()) else _platform_request(seeds, oddness)
+    method, target, headers, body = draw(asked)
+    if oddness and draw(st.integers(0, 19)) == 19:
         method = draw(st.sampled_from(METHODS))
-    query = draw(_queries(seeds)) if draw(st.integers(0, 9)) else ""
-    body, said = draw(_encoded(body)) if body else (body, [])
-    target = (path or "/") + (f"?{query}" if query else "")
-    head = f"{method} {quote(target, safe=_AS_IT_IS)} HTTP/1.1\r\n" + "\r\n".join([*headers, *said])
+    body, said = draw(_encoded(body)) if body and oddness else (body, [])
+    head = f"{method} {quote(target, safe=_AS_IT_IS)} HTTP/1.1\r\n" + "\r\n".join(["host: t", *headers, *said])
     return Request(method, draw(_framed(head.encode("latin-1", "replace"), method, body)))
+
+
+Parts = tuple[str, str, list[str], bytes]
+"""Method, target, headers, body."""
+
+
+@st.composite
+def _gateway_request(draw: st.DrawFn, seeds: Seeds, oddness: int) -> Parts:
+    method, template = draw(st.sampled_from(GATEWAY))
+    keyset = draw(st.sampled_from([seeds.keyset, seeds.playground]))
+    slots = _slots(seeds, keyset, oddness)
+    path = "/".join(draw(slots[piece[1:-1]]) if piece.startswith("{") else piece for piece in template.split("/"))
+    body, headers = b"", []
+    if method == "POST":
+        fitting = [body for ending, body in BODY_OF.items() if template.endswith(ending)]
+        body = draw(bodies(fitting or MESSAGES, oddness))
+    if template.endswith("/upload"):
+        body = FORM[: draw(st.integers(0, len(FORM)))] if oddness else FORM
+        headers.append("content-type: multipart/form-data; boundary=b")
+    query = draw(_queries(seeds, oddness))
+    if draw(st.integers(0, 3)) == 3 or "pam" in template:
+        query = _signed(keyset, method, path, query, body)
+    return method, f"{path or '/'}?{query}", headers, body
+
+
+@st.composite
+def _platform_request(draw: st.DrawFn, seeds: Seeds, oddness: int) -> Parts:
+    method, path, templates = draw(st.sampled_from(_platform(seeds)))
+    body = b"" if templates == [None] else draw(bodies(templates, oddness))
+    good = [seeds.access_token, seeds.api_key] if path.endswith("rpc") else [seeds.api_key]
+    credential = draw(_text(good, ["bk_x", "ey.x.y", "", "x" * 3_000, seeds.access_token], oddness // 2))
+    headers = [f"authorization: Bearer {credential}"]
+    if oddness:
+        headers += draw(st.lists(st.sampled_from(_PLATFORM_HEADERS), max_size=1))
+    query = draw(_queries(seeds, oddness)) if method != "POST" or oddness > 4 else ""
+    return method, f"{path}?{query}" if query else path, headers, body
 
 
 _AS_IT_IS = "/%?&=,+*!'()[]{}:;@$~#\"\\|^<>`"
@@ -342,7 +392,8 @@ def _framed(draw: st.DrawFn, head: bytes, method: str, body: bytes) -> bytes:
 def torn(seeds: Seeds) -> st.SearchStrategy[bytes]:
     """What is no whole request: cut short, malformed, or beyond what a head may be."""
     whole = requests(seeds).map(lambda request: request.data)
-    start = b"POST /publish/%b/%b/0/a/0" % (seeds.keyset.publish_key.encode(), seeds.open_key.encode())
+    keyset = seeds.keyset
+    start = b"POST /publish/%b/%b/0/a/0" % (keyset.publish_key.encode(), keyset.subscribe_key.encode())
     malformed = [
         b"", b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x00" * 50, b"\x16\x03\x01\x02\x00\x01\x00",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n", b"FOO /time/0 HTTP/1.1\r\n\r\n",
@@ -352,7 +403,8 @@ def torn(seeds: Seeds) -> st.SearchStrategy[bytes]:
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 30_000 + b"\r\n", b"GET //time/0 HTTP/1.1\r\nhost: t\r\n\r\n",
         start + b" HTTP/1.1\r\ncontent-length: -1\r\n\r\n", start + b" HTTP/1.1\r\ncontent-length: 9\r\n\r\n1",
         start + b" HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n11",
-        start + b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", start + b" HTTP/1.1\r\ntransfer-encoding: x\r\n\r\n",
+        start + b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        start + b" HTTP/1.1\r\ntransfer-encoding: x\r\n\r\n",
         start + b" HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n1",
         b"GET /time/0 HTTP/1.1\r\nhost: t\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
         b"sec-websocket-key: eA==\r\nsec-websocket-version: 13\r\n\r\n",

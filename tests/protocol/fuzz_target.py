@@ -63,8 +63,10 @@ class Seeds:
     """Values that hold, so that requests get past the first check."""
 
     keyset: Keyset
-    open_key: str
+    playground: Keyset
     token: str
+    spare: str
+    """Another token, for revoking."""
     expired: str
     api_key: str
     access_token: str
@@ -122,8 +124,10 @@ class Target:
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def _sow(self, said: dict[str, Any]) -> Seeds:
-        keys = said["keysets"]["network"]
-        keyset = Keyset("network", keys["publishKey"], keys["subscribeKey"], keys["secretKey"])
+        keyset, playground = (
+            Keyset(name, keys["publishKey"], keys["subscribeKey"], keys["secretKey"])
+            for name, keys in ((name, said["keysets"][name]) for name in ("network", "playground"))
+        )
         everything = {"": 239}
         tokens = CapabilityTokens()
         past = CapabilityTokens(clock=lambda: time.time() - 7_200)
@@ -139,8 +143,9 @@ class Target:
         sent = self._call("/api/v1/rpc", bearer, call)
         return Seeds(
             keyset,
-            said["keysets"]["playground"]["subscribeKey"],
+            playground,
             tokens.mint(keyset, ttl_minutes=60, patterns=everything, group_patterns=everything),
+            tokens.mint(keyset, ttl_minutes=59, patterns=everything),
             past.mint(keyset, ttl_minutes=1, patterns=everything),
             bearer,
             str(next((value for value in consumer.values() if isinstance(value, str) and value.startswith("ey")), "")),

@@ -238,6 +238,7 @@ def agent_entry(row: AgentRow, *, full: bool = True) -> dict[str, Any]:
         "tags": cards.tags(row.card),
         "scaling": {**{name: number for name, number in carded.items() if number is not None}, **row.scaling} or None,
         "card": cards.public_view(row.card) if full else None,
+        "offline": row.forced_offline or None,
         "cardSummary": cards.card_summary(row.card),
         "listing": row.listing,
         "billingMode": row.billing_mode,

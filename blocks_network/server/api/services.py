@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FEATURES", "Services"]
 
-FEATURES = ("cursor", "webhooks")
+FEATURES = ("batch-publish", "cursor", "webhooks")
 """What this network offers beyond the hosted protocol, as the configuration document announces it."""
 
 

@@ -22,14 +22,14 @@ How an operation is added (presence, groups, grants, actions, files do it in the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 from blocks_network.server.access.authorizer import Denied, Need
 from blocks_network.server.access.keysets import Keyset, Keysets
 from blocks_network.server.bus import Bus, BusFull, Interceptor
-from blocks_network.server.gateway import history, publish, subscribe, time
+from blocks_network.server.gateway import batch, history, publish, subscribe, time
 from blocks_network.server.gateway.polls import Polls
 from blocks_network.server.gateway.refusals import denial, unavailable, unknown_keyset
 from blocks_network.server.gateway.reply import Refusal, Reply, json_reply, not_found
@@ -97,7 +97,7 @@ class Gateway:
         self._routes = Routes()
         self._parts: list[Part] = []
         self._stops: list[Callable[[], None]] = []
-        for operations in (publish, subscribe, history, time):
+        for operations in (publish, batch, subscribe, history, time):
             operations.routes(self)
 
     # -- its life ------------------------------------------------------------------------------------------------
@@ -172,10 +172,12 @@ class Gateway:
         body: bytes = b"",
         *,
         signature_only: bool = False,
+        query: Mapping[str, str] | None = None,
     ) -> Grant | None:
         """The request's grant; raises the 403 when a signature, the token or a permission is missing.
 
-        None on a keyset without access control. With `signature_only` no token is enough.
+        None on a keyset without access control. With `signature_only` no token is enough. `query` stands in for the
+        request's own.
         """
         if not keyset.access_control and not signature_only:
             return None
@@ -187,7 +189,7 @@ class Gateway:
                 method=request.method,
                 raw_path=request.raw_path,
                 raw_query=request.raw_query,
-                query=request.query,
+                query=request.query if query is None else query,
                 body=body,
                 needs=needs,
                 signature_only=signature_only,

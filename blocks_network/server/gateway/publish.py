@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote_to_bytes
@@ -113,8 +114,13 @@ class Publishing:
         if publish_key != keyset.publish_key.encode():
             self._refuse("Invalid Key", 400)
 
-    def allow(self, request: Request, keyset: Keyset, channel: str, body: bytes) -> str:
-        """The channel, when its name can be published to and the request may; the token's rate is charged."""
+    def allow(
+        self, request: Request, keyset: Keyset, channel: str, body: bytes, *, query: Mapping[str, str] | None = None
+    ) -> str:
+        """The channel, when its name can be published to and the request may; the token's rate is charged.
+
+        `query` stands in for the request's own where one request holds messages under several tokens.
+        """
         if (
             not channel
             or _bytes(channel) > self._gateway.limits.name_bytes
@@ -126,7 +132,7 @@ class Publishing:
             self._refuse("Invalid Channel", 400)
         if _bytes(request.uuid) > self._gateway.limits.name_bytes:  # it is kept with every message
             raise bad_request("Invalid uuid", request.service)
-        grant = self._gateway.authorize(request, keyset, (Need(channel, Bits.WRITE),), body)
+        grant = self._gateway.authorize(request, keyset, (Need(channel, Bits.WRITE),), body, query=query)
         # without a token the address counts: a uuid is anybody's to choose
         self._rates.take(grant.token_id if grant is not None and grant.token_id else request.client)
         return channel
@@ -148,13 +154,20 @@ class Publishing:
 
     async def deliver(self, draft: Draft, *, fire: bool = False) -> Reply:
         """Asks who intercepts, publishes, and answers as for a publish. A fire is heard by interceptors alone."""
+        answered = await self.intercepted(draft)
+        if answered is not None:
+            return answered
+        timetoken = self._bus.now() if fire else await self._bus.publish(draft)
+        return Reply(200, b'[1,"Sent","%d"]' % timetoken)
+
+    async def intercepted(self, draft: Draft) -> Reply | None:
+        """The answer of whoever owns the channel; None when the message is to be published."""
         for prefix, interceptor in self._gateway.interceptors.items():
             if draft.channel.startswith(prefix):
                 answered = await interceptor(draft)
                 if answered is not None:
                     return Reply(answered.status, answered.body)
-        timetoken = self._bus.now() if fire else await self._bus.publish(draft)
-        return Reply(200, b'[1,"Sent","%d"]' % timetoken)
+        return None
 
     def check(self, payload: bytes, limit: int) -> None:
         """Refuses a message that is too large, or no JSON."""
