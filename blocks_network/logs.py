@@ -15,9 +15,10 @@ HANDLER_FAULTS = "blocks_network.handler"
 ACCESS = "blocks_network.access"
 """A node's access log: a line of JSON for each request, with no secret in it."""
 
-# API keys, JWTs, capability tokens and signatures, wherever they stand in a text or an address
+# API keys, secrets of webhooks, JWTs, capability tokens and signatures, wherever they stand in a text or an address
 _SECRETS = re.compile(
     r"bk_[A-Za-z0-9_\-]{6,}"
+    r"|whsec_[A-Za-z0-9+/=]{6,}"
     r"|eyJ[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]+\.[A-Za-z0-9_\-]*"
     r"|(?<=auth=)[^&\s\"']+"
     r"|(?<=signature=)[^&\s\"']+"

@@ -116,7 +116,7 @@ class Network:
             observe=self._observe,
         )
         self._open_gateway(tokens)
-        api = build_api(
+        self.api = self._build_api(
             Services(
                 keysets=keysets,
                 limits=limits,
@@ -134,10 +134,12 @@ class Network:
                 ssl=ssl,
             )
         )
-        self.api = Observed(api, api.routes, self._observe)
         self._measure()
-        self._running = AsyncExitStack()
-        self._ready = False
+        self._running, self._ready = AsyncExitStack(), False
+
+    def _build_api(self, services: Services) -> Observed:
+        api = build_api(services)
+        return Observed(api, api.routes, self._observe)
 
     def _open_gateway(self, tokens: CapabilityTokens) -> None:
         """The operations that the gateway does not bring itself, and the channels on which the tasks have a say."""

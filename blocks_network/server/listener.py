@@ -13,13 +13,14 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from blocks_network.errors import ConfigurationError
+from blocks_network.server.corking import Corked
 
 __all__ = ["App", "Listener", "bind"]
 
@@ -108,6 +109,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._corked = Corked(transport)
+        self.transport = cast("asyncio.Transport", self._corked)
         self._head_timer = self.loop.call_later(self.timeout_keep_alive, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -163,6 +166,10 @@ class BoundedHttp(HttpToolsProtocol):
             self._await_body()
         else:
             self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        self._corked.uncork()  # an answer to HEAD has no body
+        super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What the base calls for everything that it cannot parse."""

@@ -251,3 +251,24 @@ def test_the_version_is_the_distributions() -> None:
     from blocks_network.wire.versions import SDK_VERSION
 
     assert run(["--version"]).stdout == f"blocks-network {SDK_VERSION}\n"
+
+
+def test_a_limit_is_set_and_the_access_log_written_without_secrets(blocks_network: Commands) -> None:
+    network, said = blocks_network.ready("--limit", "publishes_per_s=1", "--access-log", "--log-level", "error")
+    keys = said["keysets"]["playground"]
+    path = f"/publish/{keys['publishKey']}/{keys['subscribeKey']}/0/room/0/1?auth=qEF2SECRETSECRETSECRET"
+    answer = httpx.get(said["baseUrl"] + path)
+    httpx.get(said["cdmUrl"])
+    assert network.end(signal.SIGTERM) == 0
+    lines = [json.loads(line) for line in network.errors().splitlines()]
+    told = [(line["door"], line["operation"], line["status"]) for line in lines]
+    assert told == [("gateway", "publish", answer.status_code), ("platform", "/config.json", 200)]
+    assert "SECRET" not in network.errors()
+    assert keys["publishKey"] not in network.errors()
+
+
+def test_a_limit_that_does_not_exist_is_said_with_the_one_that_was_meant(blocks_network: Commands) -> None:
+    network = blocks_network("dev", "--limit", "publish_per_s=1")
+    assert network.process.wait(DEADLINE_S) == 2
+    assert "there is no limit 'publish_per_s'" in network.errors()
+    assert "publishes_per_s" in network.errors()

@@ -85,9 +85,25 @@ PARAMETERS = {
     "cursor": ["x", "eyJ9"],
     "include": ["full"],
 }
+MEANT_FOR = {
+    "/v2/subscribe": ["tt", "tr", "channel-group", "filter-expr", "heartbeat", "state"],
+    "/v2/presence": ["channel-group", "heartbeat", "state", "limit", "offset", "disable_uuids"],
+    "/publish": ["store", "norep", "ttl", "meta", "custom_message_type"],
+    "/v1/files": ["store", "ttl", "meta", "limit", "next", "expires"],
+    "/v3/history": [
+        "max", "start", "end", "reverse", "include_meta", "include_uuid", "include_message_type", "timetoken",
+        "include_custom_message_type", "channelsTimetoken",
+    ],
+    "/v2/history": ["count", "start", "end", "reverse", "include_token", "include_meta"],
+    "/v1/channel-registration": ["add", "remove"],
+    "/v1/message-actions": ["limit", "start", "end"],
+    "/api/v1/registry": ["agentName", "listing", "tag", "limit", "cursor", "include"],
+}  # fmt: skip
+"""Parameters that an operation reads, by the beginning of its path."""
 GATEWAY = [
     ("GET", "/publish/{pub}/{sub}/0/{channel}/0/{json}"),
     ("POST", "/publish/{pub}/{sub}/0/{channel}/0"),
+    ("POST", "/v1/publish-batch/{pub}/{sub}"),
     ("GET", "/signal/{pub}/{sub}/0/{channel}/0/{json}"),
     ("GET", "/v2/subscribe/{sub}/{channels}/0"),
     ("GET", "/v2/presence/sub-key/{sub}/channel/{channels}/heartbeat"),
@@ -126,6 +142,12 @@ MESSAGES: list[Any] = [
 RESOURCES = {"channels": {"room": 3}, "groups": {"g1": 5}, "uuids": {}, "users": {}, "spaces": {"room": 3}}
 BODY_OF: dict[str, Any] = {
     "generate-upload-url": {"name": "f.txt"},
+    "{pub}/{sub}": {
+        "messages": [
+            {"channel": "room", "message": {"a": 1}, "meta": {"b": 2}, "store": True},
+            {"channel": "a", "message": 1},
+        ]
+    },
     "{number}": {"type": "reaction", "value": "smile"},
     "grant": {
         "ttl": 60,
@@ -277,9 +299,12 @@ def _slots(seeds: Seeds, keyset: Keyset, oddness: int) -> dict[str, st.SearchStr
 
 
 @st.composite
-def _queries(draw: st.DrawFn, seeds: Seeds, oddness: int) -> str:
+def _queries(draw: st.DrawFn, seeds: Seeds, path: str, oddness: int) -> str:
     good = {**PARAMETERS, "agentName": [seeds.agent_name]}
-    names = draw(st.lists(st.sampled_from([*good, "", "%FF", "l_pub"] if oddness else list(good)), max_size=5))
+    meant = next((names for begin, names in MEANT_FOR.items() if path.startswith(begin)), ["uuid"])
+    names = draw(st.lists(st.sampled_from(meant), max_size=5, unique=True))
+    if oddness:
+        names += draw(st.lists(st.sampled_from([*good, "", "%FF", "l_pub"]), max_size=3))
     pairs = [
         f"{name}={draw(_text([quote(value, safe='%') for value in good.get(name, ['1'])], _QUOTED_ODD, oddness // 2))}"
         for name in names
@@ -350,7 +375,7 @@ def _gateway_request(draw: st.DrawFn, seeds: Seeds, oddness: int) -> Parts:
     if template.endswith("/upload"):
         body = FORM[: draw(st.integers(0, len(FORM)))] if oddness else FORM
         headers.append("content-type: multipart/form-data; boundary=b")
-    query = draw(_queries(seeds, oddness))
+    query = draw(_queries(seeds, template, oddness))
     if draw(st.integers(0, 3)) == 3 or "pam" in template:
         query = _signed(keyset, method, path, query, body)
     return method, f"{path or '/'}?{query}", headers, body
@@ -365,7 +390,7 @@ def _platform_request(draw: st.DrawFn, seeds: Seeds, oddness: int) -> Parts:
     headers = [f"authorization: Bearer {credential}"]
     if oddness:
         headers += draw(st.lists(st.sampled_from(_PLATFORM_HEADERS), max_size=1))
-    query = draw(_queries(seeds, oddness)) if method != "POST" or oddness > 4 else ""
+    query = draw(_queries(seeds, path, oddness)) if method != "POST" or oddness > 4 else ""
     return method, f"{path}?{query}" if query else path, headers, body
 
 

@@ -11,10 +11,11 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import uvloop
 from pubnub.callbacks import SubscribeCallback
 from pubnub.enums import PNStatusCategory
 from pubnub.pnconfiguration import PNConfiguration
@@ -82,7 +83,7 @@ class GatewayNode:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            uvloop.run(self._serve())  # as the network itself does
         except BaseException as fault:
             self._fault = fault
             self._ready.set()
@@ -103,8 +104,8 @@ class GatewayNode:
         await listener.start()
         self._ready.set()
         await self._ending.wait()
+        listener.refuse()  # first, so that nobody polls again when the polls are answered
         await self.gateway.release()
-        listener.refuse()
         await listener.drain(5)
         for part in reversed(parts):
             await part.stop()
@@ -185,6 +186,14 @@ class GatewayNode:
 
         async def run() -> T:
             return function()
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(DEADLINE_S)
+
+    def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Runs what it returns in the node's loop, to its end."""
+
+        async def run() -> T:
+            return await function()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(DEADLINE_S)
 

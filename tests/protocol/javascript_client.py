@@ -30,7 +30,7 @@ INSTALL_S = 300
 
 
 class JavaScriptError(Exception):
-    """A call failed in the client: `status` is that of HTTP, 0 when there was no answer; `data` is the answer's JSON."""
+    """A call failed in the client: `status` is that of HTTP, 0 without an answer; `data` is its JSON."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(f"{error['status']} {error['category']}: {error['message']}")

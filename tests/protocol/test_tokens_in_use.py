@@ -45,7 +45,6 @@ def test_a_waiting_poll_ends_with_its_token(gateway_node: GatewayNode) -> None:
     status, body = refused_poll(gateway_node, token)
     assert (status, body["status"], body["service"]) == (403, 403, "Access Manager")
     assert "expired" in body["message"]
-    assert len(gateway_node.gateway.polls) == 0
 
 
 def test_the_sync_client_hears_of_its_tokens_end_and_goes_on_with_a_new_one(gateway_node: GatewayNode) -> None:

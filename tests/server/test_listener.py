@@ -24,11 +24,11 @@ async def measure(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def serve(scenario: Scenario, app: App = measure, *, keep_alive_s: int = 75) -> None:
+def serve(scenario: Scenario, app: App = measure, *, keep_alive_s: int = 75, **bounds: float) -> None:
     async def run() -> None:
         sock = bind("127.0.0.1", 0)
         port = sock.getsockname()[1]
-        listener = Listener(app, sock, keep_alive_s=keep_alive_s)
+        listener = Listener(app, sock, keep_alive_s=keep_alive_s, **bounds)
         await listener.start()
         try:
             await asyncio.wait_for(scenario(port, listener), 20)
@@ -160,3 +160,45 @@ def test_a_port_in_use_is_said_with_the_way_out() -> None:
 def test_an_address_that_is_not_ours_is_said(host: str) -> None:
     with pytest.raises(ConfigurationError, match=host):
         bind(host, 0)
+
+
+def test_a_body_that_falls_silent_is_cut() -> None:
+    heard: list[str] = []
+
+    async def read_all(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            message = await receive()
+            heard.append(message["type"])
+            if message["type"] == "http.disconnect" or not message["more_body"]:
+                return
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        with contextlib.suppress(ConnectionResetError):
+            assert await ask(port, b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\n123") == b""
+        assert heard[-1] == "http.disconnect"
+
+    serve(scenario, read_all, body_idle_s=0.05)
+
+
+def test_a_body_that_keeps_coming_is_read_to_its_end() -> None:
+    async def count(scope: Any, receive: Any, send: Any) -> None:
+        size = 0
+        while True:
+            message = await receive()
+            size += len(message["body"])
+            if not message["more_body"]:
+                break
+        body = str(size).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: 10\r\n\r\n")
+        for _ in range(10):  # longer than the bound altogether
+            await asyncio.sleep(0.1)
+            writer.write(b"x")
+        assert (await reader.read()).endswith(b"10")
+        writer.close()
+
+    serve(scenario, count, body_idle_s=0.8)

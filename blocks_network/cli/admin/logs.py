@@ -34,7 +34,7 @@ def _logs(options: argparse.Namespace) -> ExitCode:
             return ExitCode.OK
         known: list[TaskEvent] = []
         session.on_event(known.append)  # what has happened is told before this returns
-        for event in known:
+        for event in tuple(known):  # a living task may add to it meanwhile
             _show(event, options.json)
         if not known:
             note(f"nothing has happened to task {options.task_id} yet; -f waits for it")

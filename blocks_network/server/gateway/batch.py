@@ -97,7 +97,8 @@ class Batches:
         query = {"auth": item.auth, "uuid": request.uuid} if item.auth else request.query
         self._publishing.allow(request, keyset, item.channel, body, query=query)
         payload = bytes(item.message)
-        self._publishing.check(payload, self._gateway.limits.message_bytes)
+        for part in (payload, bytes(item.meta) or b"null"):
+            self._publishing.check(part, self._gateway.limits.message_bytes)
         return Draft(
             keyset.subscribe_key,
             item.channel,

@@ -60,8 +60,8 @@ class Options:
         if custom_type is not None and CUSTOM_TYPE.fullmatch(custom_type) is None:
             raise bad_request("Invalid custom_message_type", "Publish")
         stored = query.get("store") != "0"
-        # the sync client says "true" or "false" for a publish; only a fire says "1"
-        fire = not stored and query.get("norep") == "1"
+        # Python says "1" for a fire and JavaScript "true", as both say for a publish that is not to be replicated
+        fire = not stored and query.get("norep") in ("1", "true")
         ttl_hours = request.number("ttl", high=TTL_MAX_HOURS)
         return cls(raw_meta, stored, ttl_hours, custom_type, fire)
 

@@ -12,7 +12,6 @@
 
 const { createHash } = require('node:crypto');
 const { createReadStream } = require('node:fs');
-const { basename } = require('node:path');
 const { createInterface } = require('node:readline');
 const PubNub = require('pubnub');
 
@@ -35,7 +34,7 @@ async function shown(result) {
     const content = await result.toBuffer();
     return { name: result.name, length: content.length, sha256: createHash('sha256').update(content).digest('hex') };
   }
-  return result === undefined ? null : result;
+  return result;
 }
 
 function make(name, configuration) {
@@ -68,7 +67,7 @@ createInterface({ input: process.stdin })
   .on('line', (line) => {
     const request = JSON.parse(line, given);
     run(request).then(
-      (result) => tell({ id: request.id, result }),
+      (result) => tell({ id: request.id, result: result ?? null }),
       (fault) => tell({ id: request.id, error: reason(fault) }),
     );
   })
