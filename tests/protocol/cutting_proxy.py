@@ -9,6 +9,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+import uvloop
 from gateway_harness import DEADLINE_S
 
 __all__ = ["CuttingProxy"]
@@ -30,7 +31,7 @@ class CuttingProxy:
         self._cut_within = threading.Event()
         self._closing = False
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()  # asyncio's own leaves a connection open that comes while it closes
         self._thread = threading.Thread(target=self._loop.run_forever, name="cutting-proxy", daemon=True)
 
     def __enter__(self) -> CuttingProxy:

@@ -83,6 +83,8 @@ class Control:
             self.started(task)
         if task.ending_at_ms is not None:
             self._timers.at(task.ending_at_ms, self._grace_over, task)
+        if task.state == "assigned":
+            self._overseer.start_again(task)  # nobody knows whether its StartTask left; a second one is ignored
         if task.state == "queued" and task.not_before_ms is not None:
             self._timers.at(task.not_before_ms, self._overseer.ready, task)
 
