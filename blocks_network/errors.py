@@ -15,6 +15,7 @@
     |  `- BillingModeMismatchError           the agent bills otherwise: `expected`, `got`
     |- FileUploadError                       a step of an upload failed: `status_code`
     |- HandlerResultError (TypeError)        a handler returned what cannot become artifacts
+    |- HandlerOverdueError (RuntimeError)    a handler goes on long after it was asked to end
     |- TaskEndedError (RuntimeError)         a context was used after its task had ended
     |- TaskUnsuccessful (RuntimeError)       a task whose result was asked for has none: `state`, `event`
     |  |- TaskFailed                         its handler, or the network, gave up: `error`, `reason`
@@ -46,6 +47,7 @@ __all__ = [
     "BillingModeMismatchError",
     "FileUploadError",
     "HandlerResultError",
+    "HandlerOverdueError",
     "TaskEndedError",
     "TaskUnsuccessful",
     "TaskFailed",
@@ -67,6 +69,16 @@ class BlocksError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes, whatever their constructors take."""
+        return _revived, (type(self), self.args), self.__dict__
+
+
+def _revived(kind: type[BlocksError], args: tuple[Any, ...]) -> BlocksError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class ConfigurationError(BlocksError, ValueError):
@@ -177,6 +189,10 @@ class FileUploadError(BlocksError):
 
 class HandlerResultError(BlocksError, TypeError):
     """A handler returned what cannot become artifacts; the text names the entry and its type."""
+
+
+class HandlerOverdueError(BlocksError, RuntimeError):
+    """Told to `on_error`: a handler was asked to end and does not. Its slot takes no other task until it returns."""
 
 
 class TaskEndedError(BlocksError, RuntimeError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks_network.errors import TransportError
 from blocks_network.transport.presence import PresenceKeeper
-from blocks_network.transport.pubnub import PubNubKeys, make_client
+from blocks_network.transport.pubnub import PubNubKeys, make_client, token_lifetime_s
 from blocks_network.transport.subscription import Listener, Subscription
 
 if TYPE_CHECKING:
@@ -77,6 +77,10 @@ class ControlLink:
 
     def set_token(self, token: str) -> None:
         self._subscription.set_token(token)
+
+    def token_lifetime_s(self) -> float | None:
+        """How long the token still holds; None when there is none, or it does not say."""
+        return token_lifetime_s(self.client)
 
     def stop(self, timeout_s: float, *, leave: bool = True) -> None:
         """Stops listening, then leaves, so that the network places what it would send us elsewhere at once."""

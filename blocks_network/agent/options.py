@@ -29,6 +29,8 @@ class AgentInstanceOptions:
     on_cancel_task(task_id, pubnub): called when a cancel arrives, after the task's cancel_event is set.
     on_error(task_id, exc): after a failed terminal, and for events that could not be delivered.
     startup_timeout_s: how long the start may take until the instance is subscribed and known (default 30).
+    cancel_grace_s: how long a handler may go on after its task was asked to end, before it is reported to on_error and
+    its slot is told to the network as lost (default 10).
     """
 
     card: dict[str, Any]
@@ -58,6 +60,7 @@ class AgentInstanceOptions:
     heartbeat_ms: int | None = None
     api_key: str | None = None
     startup_timeout_s: float = 30.0
+    cancel_grace_s: float = 10.0
 
     def __post_init__(self) -> None:
         without_effect = ("user_id", "artifact_base_path", "log_channel", "heartbeat_ms", "capabilities")

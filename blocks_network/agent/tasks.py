@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
 
 __all__ = ["EndReason", "TaskRun", "TaskTable", "Verdict"]
+
+log = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
 REMEMBERED_S = 3600.0
@@ -136,6 +139,7 @@ class TaskTable:
         self._lock = threading.Condition()
         self._running: dict[str, TaskRun] = {}
         self._open: dict[str, TaskRun] = {}
+        self._lost: set[str] = set()
         self._ended: OrderedDict[str, float] = OrderedDict()
         self._cancelled_early: dict[str, float] = {}
         self._closed = False
@@ -144,6 +148,11 @@ class TaskTable:
     def active(self) -> int:
         """Tasks whose handler runs."""
         return len(self._running)
+
+    @property
+    def lost(self) -> int:
+        """Of these, tasks whose handler goes on long after it was asked to end."""
+        return len(self._lost)
 
     def running(self) -> list[TaskRun]:
         with self._lock:
@@ -186,12 +195,25 @@ class TaskTable:
         """The slot is free. `stays_open`: a pipe task that goes on until somebody ends it."""
         with self._lock:
             self._running.pop(run.task_id, None)
+            was_lost = run.task_id in self._lost
+            self._lost.discard(run.task_id)
             if stays_open:
                 self._open[run.task_id] = run
             else:
                 self._ended[run.task_id] = time.monotonic()
             self._lock.notify_all()
+        if was_lost:
+            log.warning("the handler of task %s has returned after all; its slot is free again", run.task_id)
         self._changed()
+
+    def count_lost(self, run: TaskRun) -> bool:
+        """Counts the slot as lost until the handler returns. False when it has."""
+        with self._lock:
+            if self._running.get(run.task_id) is not run:
+                return False
+            self._lost.add(run.task_id)
+        self._changed()
+        return True
 
     def close_pipe(self, task_id: str) -> TaskRun | None:
         """Takes an open pipe task out; None when there is none, or somebody else was quicker."""

@@ -52,6 +52,11 @@ class AgentAuth:
         self._keeper.adopt(answer.identity)
         return answer
 
+    def amend(self, changes: Mapping[str, Any]) -> None:
+        """Later connects say this of the registration instead: the agent has changed meanwhile."""
+        with self._lock:
+            self._registration = {**(self._registration or {}), **changes}
+
     @property
     def caller(self) -> Caller:
         """Calls the platform as this agent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import errno
 import logging
 import os
 import sys
@@ -163,6 +164,8 @@ def _prepare(out: Path | None) -> None:
     if out is None:
         return
     try:
+        if out.exists() and not out.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file, not a directory")
         out.mkdir(parents=True, exist_ok=True)
         writable = os.access(out, os.W_OK | os.X_OK)
     except OSError as fault:

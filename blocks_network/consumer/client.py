@@ -17,7 +17,7 @@ from blocks_network.auth.provider import AgentAuth
 from blocks_network.auth.static import StaticAuthProvider
 from blocks_network.consumer.agents import find_agent, find_agents, renewed_or_raise
 from blocks_network.consumer.link import Link, Role, make_ready
-from blocks_network.consumer.map import Mapped
+from blocks_network.consumer.map import Mapped, check_mapping
 from blocks_network.consumer.network import checked_billing_mode, find_network
 from blocks_network.consumer.opening import open_known, open_sent
 from blocks_network.consumer.params import SendMessageParams
@@ -221,10 +221,7 @@ class TaskClient:
         A task that failed, or that the network had no room for, is given again up to `retries` times, as a new task.
         Inputs are taken as they are needed. When the iteration is given up, tasks under way go on unobserved.
         """
-        if concurrency < 1 or retries < 0:
-            raise ConfigurationError("map needs a concurrency of at least 1, and retries of at least 0")
-        if "idempotency_key" in params:
-            raise ConfigurationError("one idempotency_key would make one task of all inputs")
+        check_mapping(concurrency, retries, params)
 
         def send(request: Any) -> TaskSession:
             return self.send_message(agent_name=agent_name, request_parts=one_request(request), **params)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blocks_network.consumer.callbacks import Timer
 from blocks_network.consumer.catchup import Past, read_history
+from blocks_network.consumer.changed import Changed
 from blocks_network.consumer.delivery import Delivery
 from blocks_network.consumer.feed import Feed
 from blocks_network.consumer.link import Link, Role
@@ -57,7 +58,7 @@ class Following:
     def __init__(self, facts: SessionFacts, link: Link, *, auto_drain: bool, drain_window_s: float) -> None:
         self.facts, self.link = facts, link
         self._auto_drain, self._drain_window_s = auto_drain, drain_window_s
-        self.changed = threading.Condition(threading.Lock())
+        self.changed = Changed()
         self.streams = SessionStreams(
             task_id=facts.task_id,
             agent_name=facts.agent_name,

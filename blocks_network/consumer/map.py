@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from blocks_network.backoff import Backoff
 from blocks_network.consumer.result import TaskResult
 from blocks_network.consumer.session import TaskSession
-from blocks_network.errors import BlocksError, RpcError, TaskFailed, TransportError
+from blocks_network.errors import BlocksError, ConfigurationError, RpcError, TaskFailed, TransportError
 
-__all__ = ["Mapped"]
+__all__ = ["AGAIN", "AHEAD", "Mapped", "check_mapping", "worth_another"]
 
 AGAIN = Backoff(first_s=0.2, factor=2, cap_s=10)
 AHEAD = 2
@@ -74,7 +74,7 @@ class Mapped:
             try:
                 return self._attempt(item)
             except BlocksError as fault:
-                if attempt > self._retries or not _worth_another(fault) or self._ended.wait(AGAIN.delay(attempt)):
+                if attempt > self._retries or not worth_another(fault) or self._ended.wait(AGAIN.delay(attempt)):
                     return fault
         raise AssertionError("unreachable")
 
@@ -92,7 +92,15 @@ class Mapped:
                 self._open.discard(session)
 
 
-def _worth_another(fault: BlocksError) -> bool:
+def check_mapping(concurrency: int, retries: int, params: Mapping[str, Any]) -> None:
+    """ConfigurationError (ValueError) for what cannot be mapped."""
+    if concurrency < 1 or retries < 0:
+        raise ConfigurationError("map needs a concurrency of at least 1, and retries of at least 0")
+    if "idempotency_key" in params:
+        raise ConfigurationError("one idempotency_key would make one task of all inputs")
+
+
+def worth_another(fault: BlocksError) -> bool:
     """A task that failed, and one that was never taken. Not one that may still be running, or was canceled."""
     if isinstance(fault, RpcError):
         return fault.code in _HTTP_LATER or (fault.data or {}).get("code") in _NO_ROOM

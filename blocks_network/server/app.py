@@ -11,6 +11,8 @@ interceptor that is connected here answers in place of a delivery.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -63,7 +65,8 @@ class Part(Protocol):
 class Network:
     """Built, then `start`, requests, `release`, `stop`. All of it belongs to one event loop.
 
-    `base_url`, `origin` (host:port) and `ssl` are how clients reach it, as the configuration document says.
+    `base_url`, `origin` (host:port) and `ssl` are how clients reach it, as the configuration document says. `clock`
+    (Unix seconds) is that of presence and tasks: a test's own moves them through hours in no time.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Network:
         base_url: str,
         origin: str,
         ssl: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         limits, keysets = config.limits, identity.keysets
         self._directory, self._api_key = directory, identity.api_key
@@ -84,7 +88,7 @@ class Network:
         # what everything rests on
         self.database = Database(directory.database_url if directory else IN_MEMORY)
         self.bus = EmbeddedBus(directory.bus_path if directory else None, limits)
-        self.presence = EmbeddedPresence(limits=limits)
+        self.presence = EmbeddedPresence(clock, limits=limits)
         self.blobs = DirectoryBlobs(directory.blobs_path if directory else None, capacity_bytes=limits.blobs_bytes)
 
         # who may do what
@@ -103,6 +107,7 @@ class Network:
             keysets=keysets,
             capability_tokens=tokens,
             limits=limits,
+            clock=clock,
             uploads=UploadSessions(blobs=self.blobs, keysets=keysets),
             webhooks=self.webhooks,
         )

@@ -150,8 +150,9 @@ class DataDirectory:
         )
 
     def _not_usable(self, fault: OSError) -> ConfigurationError:
+        why = "it is a file, not a directory" if self.path.is_file() else fault.strerror or fault
         return ConfigurationError(
-            f"the data directory {self.path} cannot be used: {fault.strerror or fault}",
+            f"the data directory {self.path} cannot be used: {why}",
             hint="choose a directory that this user may write, with --data",
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ __all__ = [
     "create_pubnub_client",
     "keys_of",
     "make_client",
+    "token_lifetime_s",
 ]
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,19 @@ def keys_of(client: PubNub) -> PubNubKeys:
     """Those that a client was made with."""
     config = client.config
     return PubNubKeys(config.subscribe_key, config.publish_key, config.origin, config.ssl)
+
+
+def token_lifetime_s(client: PubNub) -> float | None:
+    """How long the client's capability token still holds, in seconds; None without one, or when it cannot be read."""
+    token = client._get_token()
+    if not token:
+        return None
+    try:
+        parsed = client.parse_token(token)
+        return float(parsed["timestamp"]) + 60 * float(parsed["ttl"]) - time.time()
+    except (PubNubException, KeyError, TypeError, ValueError) as fault:
+        log.debug("the life of a token cannot be read: %s", fault)
+        return None
 
 
 class _Configuration(PNConfiguration):  # type: ignore[misc]

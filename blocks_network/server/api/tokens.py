@@ -29,7 +29,7 @@ from blocks_network.server.api.errors import ApiRefusal, bad_request, forbidden,
 from blocks_network.server.api.services import Services
 from blocks_network.server.store.agents import AgentRow, find_agent, find_agent_by_id
 from blocks_network.server.store.instances import note_instance
-from blocks_network.server.tasks.dispatch import ReadGrant
+from blocks_network.server.tasks.dispatch import CONTROL_MINUTES, ReadGrant
 from blocks_network.server.tasks.refusals import TaskRefusal
 from blocks_network.wire import cards
 from blocks_network.wire.channels import control_channel
@@ -37,9 +37,6 @@ from blocks_network.wire.versions import SUPPORTED_PROTOCOL_VERSIONS, is_support
 
 __all__ = ["control_token", "routes"]
 
-CONTROL_MINUTES = 7 * 24 * 60
-"""How long an instance may listen that gets no work: each task brings a newer token. Published clients fall silent at
-its end, so it is long; a revoked API key's instances can listen until then, so it is not longer."""
 BODY_BYTES = 64 * 1024
 ID_BYTES = 255
 SECRET_BYTES = 1_024

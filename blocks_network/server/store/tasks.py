@@ -20,6 +20,7 @@ __all__ = [
     "changing",
     "claim_keys",
     "find",
+    "holder_of",
     "insert_all",
     "living",
     "page",
@@ -172,6 +173,14 @@ def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[tuple
     if fresh:
         connection.execute(insert(idempotency), fresh)
     return holders
+
+
+def holder_of(connection: Connection, user_id: str, key: str) -> str | None:
+    """The task that has this user's idempotency key; None when it is free."""
+    asked = select(idempotency.c.task_id).where(
+        idempotency.c.user_id == user_id, idempotency.c.idempotency_key == key
+    )
+    return connection.execute(asked).scalar()
 
 
 def living(connection: Connection) -> list[TaskRecord]:

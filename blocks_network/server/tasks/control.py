@@ -24,6 +24,7 @@ __all__ = ["Control"]
 NETWORK = "network"
 """The caller that control messages name when it was nobody's wish."""
 _ENDINGS = {"CancelTask": "cancel", "TerminateTask": "terminate", "ExpireTask": "expire"}
+_METHODS = {ending: method for method, ending in _ENDINGS.items()}
 _STRENGTH = {None: 0, "cancel": 1, "expire": 2, "terminate": 3}
 
 
@@ -38,9 +39,10 @@ class Control:
         rule = self._allowed(task, method)
         if task.closing is not None or rule.effect is Effect.NOTHING:
             return
-        if method == "CancelTask" and task.ending != "cancel":
+        if method == "CancelTask" and task.ending is None:
             self._overseer.publish(task, cancel_requested_event(task.task_id, self._timers.now_ms()))
-        if rule.effect is Effect.END:
+        unsent = task.state == "assigned" and task.sends == 0  # its StartTask has not left, and need not any more
+        if rule.effect is Effect.END or (rule.effect is Effect.ASK_TO_END and unsent):
             self._overseer.end(task, OUTCOMES[_ENDINGS[method]])
         elif rule.effect is Effect.HURRY:
             if task.not_before_ms is not None:
@@ -83,8 +85,11 @@ class Control:
             self.started(task)
         if task.ending_at_ms is not None:
             self._timers.at(task.ending_at_ms, self._grace_over, task)
-        if task.state == "assigned":
-            self._overseer.start_again(task)  # nobody knows whether its StartTask left; a second one is ignored
+        # nobody knows whether the last message to its instance left: it is sent again, and does no harm twice
+        if task.ending is not None and task.state in ON_AN_INSTANCE:
+            self._tell_to_end(task, NETWORK)
+        elif task.state == "assigned":
+            self._overseer.start_again(task)
         if task.state == "queued" and task.not_before_ms is not None:
             self._timers.at(task.not_before_ms, self._overseer.ready, task)
 
@@ -97,10 +102,14 @@ class Control:
             task.ending_at_ms = at_ms if task.ending_at_ms is None else min(task.ending_at_ms, at_ms)
             self._timers.at(task.ending_at_ms, self._grace_over, task)
             self._ledger.update(task)
-        if method == "ExpireTask":
-            self._tell(task, method, agentName=task.agent_name, reason="duration_expired")
-        else:
-            self._tell(task, method, caller=caller)
+        self._tell_to_end(task, caller)
+
+    def _tell_to_end(self, task: LiveTask, caller: str) -> None:
+        """By the strongest of what was asked: a cancel does not undo a terminate."""
+        if task.ending == "expire":
+            self._tell(task, "ExpireTask", agentName=task.agent_name, reason="duration_expired")
+        elif task.ending is not None:
+            self._tell(task, _METHODS[task.ending], caller=caller)
 
     def _tell(self, task: LiveTask, kind: str, **fields: str) -> None:
         instance_id = task.instance_id

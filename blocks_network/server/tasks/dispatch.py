@@ -28,7 +28,7 @@ from blocks_network.wire.channels import setup_channel, upload_channel
 from blocks_network.wire.control import PIPE_MAX_MINUTES, targeted_meta
 from blocks_network.wire.versions import PROTOCOL_VERSION
 
-__all__ = ["Courier", "ReadGrant", "TaskTokens", "control_draft", "start_draft"]
+__all__ = ["CONTROL_MINUTES", "Courier", "ReadGrant", "TaskTokens", "control_draft", "start_draft"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,10 @@ SPARE_MINUTES = 60
 """Tokens outlive what they are for, so that a last event that an outage held back still gets through."""
 READ_MINUTES = 60
 """A reader's token at the least; clients renew it."""
-CONTROL_MINUTES = 24 * 60
+CONTROL_MINUTES = 7 * 24 * 60
+"""How long an instance may listen that gets no work: its connect and each task bring a token. Published clients fall
+silent at its end, so it is long, and a task's no shorter than the connect's; a revoked API key's instances can listen
+until then, so it is not longer."""
 
 encode = msgspec.json.encode
 

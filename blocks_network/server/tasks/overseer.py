@@ -285,7 +285,7 @@ class Overseer:
 
     def lost(self, fleet: Fleet[LiveTask], instance: Instance) -> None:
         """An instance is gone for good, and with it its leases."""
-        for task_id in list(instance.leases):
+        for task_id in reversed(list(instance.leases)):  # each goes before all others: so they keep their order
             task = self.living.get(task_id)
             if task is None or task.instance_id != instance.instance_id or task.state not in ON_AN_INSTANCE:
                 continue  # ended already; only its handler may have gone on
@@ -361,6 +361,7 @@ class Overseer:
         task.completion_reason = None if completion is None else completion[:REASON_CHARS]
         self._ledger.update(task, soon=False)
         self._notice(task, f"task.{task.state}")
+        task.request = ""  # the row has it; those who have ended are remembered for a while, without their load
         self._ended[task.task_id] = task
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)

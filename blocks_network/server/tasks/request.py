@@ -68,7 +68,7 @@ class Wanted:
             duration=_duration(blocks, kind),
             consumer_public_key=_text(blocks, "consumerPublicKey", "extensions.blocks.", PUBLIC_KEY_CHARS) or None,
             policy=_policy(params),
-            push=params.get("pushNotificationConfig") or None,
+            push=_object(params, "pushNotificationConfig") or None,
         )
 
 

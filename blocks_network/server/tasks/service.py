@@ -108,7 +108,8 @@ class TaskService:
         self._control = Control(overseer=self._overseer, ledger=self._ledger, timers=self.timers, limits=limits)
         self._overseer.connect(self._ledger, self._fleets, self._control)
         self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
-        self._claims: dict[tuple[str, str], asyncio.Future[str]] = {}
+        self._claims: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
+        """Calls under way, by user and idempotency key."""
         self._serial = itertools.count(secrets.randbits(16))
         self._unfollow: Callable[[], None] | None = None
 
@@ -174,29 +175,40 @@ class TaskService:
     async def send(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
         """Takes a task; when this returns it is stored and will reach a terminal, whatever dies."""
         wanted = Wanted.from_params(params, self._limits)
+        if wanted.idempotency_key is None:
+            return await self._send_new(principal, wanted, None)
+        key = (principal.user_id, wanted.idempotency_key)
+        first = self._claims.get(key)
+        if first is not None:
+            # whatever comes of the first call comes of this one: it is the same
+            return await self._existing((await asyncio.shield(first))["taskId"], principal)
+        first = asyncio.get_running_loop().create_task(self._send_once(principal, wanted, key))
+        self._claims[key] = first
+        first.add_done_callback(partial(self._claim_over, key))
+        return await asyncio.shield(first)  # a caller that goes does not take the others' task with it
+
+    def _claim_over(self, key: tuple[str, str], done: asyncio.Task[dict[str, Any]]) -> None:
+        del self._claims[key]
+        if not done.cancelled():
+            done.exception()  # nobody has to be waiting any more
+
+    async def _send_once(self, principal: Principal, wanted: Wanted, key: tuple[str, str]) -> dict[str, Any]:
+        """A call with a key, repeated, is answered with its task even when a new one would be refused by now."""
+        try:
+            return await self._send_new(principal, wanted, key[1])
+        except TaskRefusal:
+            await self._ledger.flush()
+            task_id = await self._database.read(partial(store.holder_of, user_id=key[0], key=key[1]))
+            if task_id is None:
+                raise
+            return await self._existing(task_id, principal)
+
+    async def _send_new(self, principal: Principal, wanted: Wanted, key: str | None) -> dict[str, Any]:
         provider = await self._provider_for(wanted.agent_name, principal)
         has_stream = check_against_card(wanted, provider)
         if wanted.upload_session_id is not None:
             await self._attach_uploads(wanted, principal)
-        if wanted.idempotency_key is None:
-            return await self._take(principal, wanted, provider, has_stream, None)
-        key = (principal.user_id, wanted.idempotency_key)
-        first = self._claims.get(key)
-        if first is not None:
-            return await self._existing(await asyncio.shield(first), principal)
-        claim: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._claims[key] = claim
-        try:
-            answer = await self._take(principal, wanted, provider, has_stream, wanted.idempotency_key)
-        except BaseException as fault:
-            claim.set_exception(fault if isinstance(fault, Exception) else TaskRefusal("Canceled", "the call ended"))
-            claim.exception()  # nobody has to be waiting
-            raise
-        else:
-            claim.set_result(answer["taskId"])
-            return answer
-        finally:
-            del self._claims[key]
+        return await self._take(principal, wanted, provider, has_stream, key)
 
     async def _provider_for(self, agent_name: str, principal: Principal) -> Provider:
         provider = await self._directory.provider(agent_name)
