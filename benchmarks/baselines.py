@@ -30,30 +30,32 @@ async def constant(scope: Any, receive: Any, send: Any) -> None:
 
 
 def relay() -> App:
-    """One channel: publishes by GET or POST wake whoever waits, nothing is kept, checked, or filtered."""
+    """One channel: publishes by GET or POST wake whoever waits; one message is kept, nothing is checked or filtered."""
     waiting: list[asyncio.Future[bytes]] = []
     cursor = 17_000_000_000_000_000
+    last = b""
 
     def envelope(channel: str, payload: bytes, timetoken: int) -> bytes:
         message = b'{"a":"1","f":0,"p":{"t":"%d","r":1},"k":"demo","c":%s,"d":%s}'
         return message % (timetoken, json.dumps(channel).encode(), payload)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        nonlocal cursor
+        nonlocal cursor, last
         path = scope["path"].split("/")
         if path[1] == "publish":
             payload = urllib.parse.unquote(path[7]).encode() if len(path) > 7 else (await receive())["body"]
             cursor += 1
-            body = envelope(path[5], payload, cursor)
+            last = b'{"t":{"t":"%d","r":1},"m":[%s]}' % (cursor, envelope(path[5], payload, cursor))
             for future in waiting:
                 if not future.done():
-                    future.set_result(b'{"t":{"t":"%d","r":1},"m":[%s]}' % (cursor, body))
+                    future.set_result(last)
             waiting.clear()
             await _answer(send, b'[1,"Sent","%d"]' % cursor)
         elif path[1] == "v2" and path[2] == "subscribe":
             query = urllib.parse.parse_qs(scope["query_string"].decode())
-            if query.get("tt", ["0"])[0] == "0":
-                await _answer(send, b'{"t":{"t":"%d","r":1},"m":[]}' % cursor)
+            asked = int(query.get("tt", ["0"])[0])
+            if not asked or asked < cursor:  # a handshake, or a message came between two polls
+                await _answer(send, last if asked else b'{"t":{"t":"%d","r":1},"m":[]}' % cursor)
                 return
             future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
             waiting.append(future)

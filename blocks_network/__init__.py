@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from blocks_network.auth.consumer import ConsumerAuth
     from blocks_network.auth.endpoint import TokenEndpointConfig, TokenResult
     from blocks_network.auth.provider import AgentAuth
+    from blocks_network.consumer.aio import AsyncTaskClient, AsyncTaskSession
     from blocks_network.consumer.client import TaskClient
     from blocks_network.consumer.create import create_task_client
     from blocks_network.consumer.delivery import CallbackErrorContext
@@ -75,6 +76,8 @@ __all__ = [
     "create_channel_manager",
     "task_channel",
     "TaskClient",
+    "AsyncTaskClient",
+    "AsyncTaskSession",
     "create_task_client",
     "TaskSubscription",
     "subscribe_to_task",
@@ -142,6 +145,8 @@ _HOMES = {
     "create_channel_manager": "wire.channels",
     "task_channel": "wire.channels",
     "TaskClient": "consumer.client",
+    "AsyncTaskClient": "consumer.aio",
+    "AsyncTaskSession": "consumer.aio",
     "create_task_client": "consumer.create",
     "TaskSubscription": "consumer.subscribe",
     "subscribe_to_task": "consumer.subscribe",

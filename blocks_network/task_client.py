@@ -1,6 +1,7 @@
 """The client, and what its calls take and give."""
 
 from blocks_network.api.tasks import ListTasksParams, ListTasksResult, TaskInfo
+from blocks_network.consumer.aio import AsyncTaskClient
 from blocks_network.consumer.client import TaskClient
 from blocks_network.consumer.create import create_task_client
 from blocks_network.consumer.params import SendMessageParams
@@ -10,6 +11,7 @@ from blocks_network.errors import AnonTaskAccessDenied, BillingModeMismatchError
 
 __all__ = [
     "AnonTaskAccessDenied",
+    "AsyncTaskClient",
     "BillingModeMismatchError",
     "ListTasksParams",
     "ListTasksResult",

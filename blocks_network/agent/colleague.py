@@ -27,6 +27,7 @@ class Colleague:
             auth_provider=self._auth,
             origin=keys.origin,
             ssl=keys.ssl,
+            features=identity.cdm.features if identity.cdm is not None else (),
         )
 
     def close(self) -> None:

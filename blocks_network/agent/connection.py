@@ -1,4 +1,4 @@
-"""An instance's place on the network: connected, listening on its control channel, moved when its agent changes sides."""
+"""An instance's place on the network: connected, heard on its control channel, moved when its agent changes sides."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ class Connection:
         self._link: ControlLink | None = None
         self._newest_token: str | None = None
         self._ending = threading.Event()
+        self._errands: list[threading.Thread] = []
         self._withdraw_renewal: Callable[[], None] | None = None
 
     @property
@@ -122,8 +123,20 @@ class Connection:
             link = self._link
             if self._withdraw_renewal is not None:
                 self._withdraw_renewal()
+            errands = list(self._errands)
         if link is not None:
             link.stop(JOIN_S)
+        for errand in errands:
+            if errand is not threading.current_thread():  # an instance that is shut out ends on one
+                errand.join(JOIN_S)
+
+    def _run_beside(self, what: str, run: Callable[[], None]) -> None:
+        errand = threading.Thread(target=run, name=f"blocks-{what}-{self.instance_id}", daemon=True)
+        with self._lock:
+            if self._ending.is_set():
+                return
+            self._errands = [one for one in self._errands if one.is_alive()] + [errand]
+            errand.start()
 
     def _connect(self, deadline: float) -> Connected:
         """Tries again while the network is out of reach, until the deadline."""
@@ -177,9 +190,7 @@ class Connection:
 
     def _renew_after(self, link: ControlLink, delay_s: float) -> None:
         def due() -> None:  # on the timers' thread, which must not wait for the network
-            threading.Thread(
-                target=self._renew_early, args=(link,), name=f"blocks-renewal-{self.instance_id}", daemon=True
-            ).start()
+            self._run_beside("renewal", lambda: self._renew_early(link))
 
         with self._lock:
             if self._withdraw_renewal is not None:
@@ -208,10 +219,9 @@ class Connection:
         if not isinstance(token, str) or not token or self._identity.cdm is None:
             log.error("a switch to environment %s came without a token", environment)
             return
-        self.environment = "playground" if environment == "playground" else "network"
-        threading.Thread(
-            target=self._switch_to, args=(self.environment, token), name=f"blocks-switch-{self.instance_id}", daemon=True
-        ).start()
+        to: Environment = "playground" if environment == "playground" else "network"
+        self.environment = to
+        self._run_beside("switch", lambda: self._switch_to(to, token))
 
     def _switch_to(self, environment: Environment, token: str) -> None:
         """Both links listen until the new one is sure to, then the old one ends: no message falls between them.

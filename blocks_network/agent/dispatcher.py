@@ -104,7 +104,7 @@ class Dispatcher:
             log.error("task %s cannot be run: %s", task_id, fault)
             self._refuse(task, wire, "invalid_start_task", PROTOCOL_VERSION if version is None else version)
             return
-        if self._table.knows(task_id):
+        if self._table.knows(task_id, task.attempt):
             log.debug("task %s is known already", task_id)
             return
         if broadcast and self._table.is_full():

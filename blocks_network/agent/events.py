@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from blocks_network.agent.tasks import TaskRun
 from blocks_network.errors import TaskEndedError, TransportError
 from blocks_network.transport.publisher import Outgoing, Publisher
+from blocks_network.wire.events import event_mark
 from blocks_network.wire.versions import PROTOCOL_VERSION
 
 __all__ = ["MAX_TEXT_CHARS", "TERMINAL_STATES", "TaskEvents"]
@@ -35,6 +37,8 @@ class TaskEvents:
     ) -> None:
         self._run, self._publisher, self._agent_name, self._on_lost = run, publisher, agent_name, on_lost
         self._version = version
+        self._mark = secrets.token_hex(4)
+        self._number = 0
         self._lock = threading.Lock()
         self._closed = False
 
@@ -81,13 +85,21 @@ class TaskEvents:
             self._send(body, timeout_s)
 
     def _send(self, body: dict[str, Any], timeout_s: float | None) -> None:
+        """Must hold the lock."""
         task_id = self._run.task_id
+        self._number += 1
         outgoing = Outgoing(
             key=task_id,
             client=self._run.client,
             channel=self._run.channel,
             message={**body, "taskId": task_id, "protocolVersion": self._version},
-            meta={"agentName": self._agent_name, "taskId": task_id, "protocolVersion": str(self._version)},
+            meta={
+                "agentName": self._agent_name,
+                "taskId": task_id,
+                "protocolVersion": str(self._version),
+                "eventId": event_mark(self._mark, self._number),
+                "attempt": str(self._run.task.attempt),
+            },
             lost=lambda fault: self._on_lost(task_id, fault),
         )
         self._publisher.publish(outgoing, timeout_s=timeout_s)

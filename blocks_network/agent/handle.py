@@ -70,7 +70,7 @@ class AgentHandle(Mapping[str, Any]):
     @property
     def pubnub(self) -> PubNub:
         """The live control client."""
-        return self._instance.link.client
+        return self._instance.connection.link.client
 
     @property
     def billing_mode(self) -> BillingMode:
@@ -105,6 +105,13 @@ class AgentHandle(Mapping[str, Any]):
         joins every thread. Idempotent; never raises.
         """
         return self._instance.stop(drain_s, flush_s)
+
+    def replace_handler(self, handler: Callable[..., Any]) -> None:
+        """Tasks that come from now on are given to `handler`; those that run end with the one they have.
+
+        ConfigurationError (ValueError) when it cannot be called with a task: nothing is replaced then.
+        """
+        self._instance.replace_handler(handler)
 
     def publish_terminal(self, task_id: str, event: Mapping[str, Any]) -> None:
         """Ends a pipe task whose handler has returned: `{"state": "completed" | "failed" | "canceled", ...}`.

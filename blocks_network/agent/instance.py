@@ -7,35 +7,29 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from blocks_network import settings
-from blocks_network.agent.control import FIRST_POLL_S, ControlLink
+from blocks_network.agent.connection import Connection
 from blocks_network.agent.dispatcher import Commands, Dispatcher
 from blocks_network.agent.events import TERMINAL_STATES, TaskEvents
 from blocks_network.agent.handle import FLUSH_S, AgentHandle, StopReport
+from blocks_network.agent.hooks import Hooks
 from blocks_network.agent.identity import InstanceIdentity
 from blocks_network.agent.invoke import AsyncHandlers, Invocation
 from blocks_network.agent.options import AgentInstanceOptions, check_options
 from blocks_network.agent.outputs import Outputs
+from blocks_network.agent.overdue import Overdue
 from blocks_network.agent.results import Artifact
 from blocks_network.agent.run import Running, TaskRunner
 from blocks_network.agent.status import StatusReports
 from blocks_network.agent.streams import AgentStreams
 from blocks_network.agent.tasks import EndReason, TaskRun, TaskTable
 from blocks_network.agent.timers import Timers
-from blocks_network.api.tokens import Connected
-from blocks_network.errors import (
-    AccessDeniedError,
-    AgentAuthFatalError,
-    BlocksError,
-    ConfigurationError,
-    TransportError,
-)
+from blocks_network.errors import AgentAuthFatalError, ConfigurationError
 from blocks_network.transport.publisher import Publisher
 from blocks_network.transport.pubnub import make_client
 from blocks_network.transport.sending import BatchSender
-from blocks_network.transport.subscription import Received
 from blocks_network.wire.presence import AgentInstancePresenceState
 from blocks_network.wire.versions import PROTOCOL_VERSION, SUPPORTED_PROTOCOL_VERSIONS
 
@@ -83,11 +77,6 @@ class Instance:
         self.fault: BaseException | None = None
         self.ended = threading.Event()
         self._started_at_ms = int(time.time() * 1000)
-        self._environment: Literal["playground", "network"] = (
-            "playground" if identity.billing_mode == "free" else "network"
-        )
-        self._keys = identity.keys
-        self._link: ControlLink | None = None
         self._stopping = threading.Lock()
         self._report: StopReport | None = None
         self._client_lock = threading.Lock()
@@ -96,6 +85,18 @@ class Instance:
 
         self._table = TaskTable(options.slots, self._load_changed)
         self._timers = Timers(self.instance_id)
+        self.connection = Connection(
+            identity,
+            token=options.token,
+            client=options.pubnub,
+            timers=self._timers,
+            state=self._state,
+            received=lambda message: self._dispatcher.received(message),
+            shut_out=self.shut_out,
+            moved=self._dismiss_colleague,
+        )
+        self._hooks = Hooks(options, client=lambda: self.connection.link.client, table=self._table, watcher=self)
+        self._overdue = Overdue(self._table, self._timers, grace_s=options.cancel_grace_s, report=self.task_failed)
         self._publisher = Publisher(
             self.instance_id, sender=BatchSender() if identity.offers("batch-publish") else None
         )
@@ -111,6 +112,7 @@ class Instance:
             fail_task=self._fail_task,
             undelivered=self.task_failed,
             changed=self._load_changed,
+            durable=identity.offers("durable-streams"),
         )
         self._closers = ThreadPoolExecutor(CLOSERS, thread_name_prefix=f"blocks-closing-{self.agent_name}")
         self._runner = TaskRunner(
@@ -128,82 +130,23 @@ class Instance:
                 client_for=self._client_for,
                 submit=self._submit,
                 close=self._close,
-                control_token=lambda token: self.link.set_token(token),
-                switch=self._switch,
-                cancelled=self._cancelled if options.on_cancel_task is not None else None,
+                control_token=self.connection.set_token,
+                switch=self.connection.switch,
+                cancelled=self._hooks.cancelled if self._hooks.hears_cancels else None,
             ),
         )
-
-    @property
-    def link(self) -> ControlLink:
-        if self._link is None:
-            raise RuntimeError("the instance has not connected yet")
-        return self._link
 
     def start(self, timeout_s: float) -> None:
         """Connects, subscribes, announces. TransportError when the network does not answer within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        connected = self._connect(deadline)
         self._timers.start()
         self._publisher.start()
-        self._link = self._make_link(connected)
-        heard = self._link.start(min(FIRST_POLL_S, max(0.1, deadline - time.monotonic())))
-        if not heard or not self._link.announce(max(0.1, deadline - time.monotonic())):
-            raise TransportError(
-                f"agent {self.agent_name} connected, but the network does not answer on its control channel",
-                hint="check that the PubNub origin of the network can be reached from here",
-            )
+        self.connection.start(deadline)
         log.info("instance %s of agent %s is listening", self.instance_id, self.agent_name)
 
-    def _connect(self, deadline: float) -> Connected:
-        """Tries again while the network is out of reach, until the deadline."""
-        pause_s = 0.2
-        while True:
-            try:
-                return self.identity.auth.init(self.identity.connect_payload)
-            except TransportError as fault:
-                if time.monotonic() + pause_s >= deadline:
-                    raise
-                log.warning("agent %s cannot connect yet: %s", self.agent_name, fault)
-                self.ended.wait(pause_s)
-                pause_s = min(pause_s * 2, 5.0)
-
-    def _make_link(self, connected: Connected) -> ControlLink:
-        return ControlLink(
-            self._keys,
-            connected.control_channel,
-            self._options.token or connected.pam_token,
-            instance_id=self.instance_id,
-            listener=self,
-            state=self._state,
-            client=self._options.pubnub,
-        )
-
-    # --- the control channel: Listener of the subscription
-
-    def received(self, message: Received) -> None:
-        self._dispatcher.received(message)
-
-    def connected(self) -> None:
-        log.debug("instance %s is subscribed", self.instance_id)
-
-    def disconnected(self, fault: TransportError) -> None:
-        log.warning("instance %s lost the network and reconnects: %s", self.instance_id, fault)
-
-    def denied(self, fault: AccessDeniedError) -> bool:
-        """The token has ended: connect again for a fresh one, and resume where the poll stopped."""
-        log.warning("instance %s: %s; connecting again", self.instance_id, fault)
-        try:
-            connected = self.identity.auth.init()
-        except AgentAuthFatalError as fatal:
-            self.shut_out(fatal)
-            return False
-        except BlocksError as failure:
-            log.warning("instance %s cannot connect again yet: %s", self.instance_id, failure)
-            return True
-        if connected.pam_token:
-            self.link.set_token(connected.pam_token)
-        return True
+    def replace_handler(self, handler: Callable[..., Any]) -> None:
+        """For tasks that come from now on; those that run end with the handler they have."""
+        self._runner.invocation = Invocation(handler, self._loops)
 
     # --- what tasks tell their instance: Watcher of the runner
 
@@ -211,12 +154,7 @@ class Instance:
         self._dispatcher.forget(task_id)
 
     def task_failed(self, task_id: str, fault: BaseException) -> None:
-        if self._options.on_error is None:
-            return
-        try:
-            self._options.on_error(task_id, fault)
-        except Exception:
-            log.exception("on_error raised over task %s", task_id)
+        self._hooks.failed(task_id, fault)
 
     def shut_out(self, fault: AgentAuthFatalError) -> None:
         """The network will not take the agent back: the instance ends, and says so. The process goes on."""
@@ -234,69 +172,14 @@ class Instance:
 
     def _prepare(self, run: TaskRun, version: object) -> Running:
         events = TaskEvents(run, self._publisher, self.agent_name, on_lost=self.task_failed, version=version)
+        self._overdue.watch(run)
         return Running(run, events, StatusReports(events, self._timers), self._streams.of(run))
 
     def _client_for(self, token: str | None) -> PubNub:
-        return make_client(self._keys, user_id=self.instance_id, token=token)
+        return make_client(self.connection.keys, user_id=self.instance_id, token=token)
 
     def _submit(self, running: Running) -> None:
-        runs = self._runner if self._options.on_start_task is None else self._run_own
-        self._pool.submit(runs, running)
-
-    def _run_own(self, running: Running) -> None:
-        """on_start_task replaces the whole processing; a fault in it is still a failed task."""
-        run, fault = running.run, None
-        assert self._options.on_start_task is not None
-        try:
-            self._options.on_start_task(run.task, self.link.client)
-        except BaseException as raised:
-            fault = raised
-            log.error("task %s: on_start_task raised", run.task_id, exc_info=fault)
-            running.events.terminal({"state": "failed", "error": str(fault) or type(fault).__name__})
-        finally:
-            self._table.handler_returned(run, stays_open=fault is None)
-        if fault is not None:
-            run.leave()
-            self.task_left(run.task_id)
-            self.task_failed(run.task_id, fault)
-
-    def _cancelled(self, task_id: str) -> None:
-        def tell() -> None:
-            assert self._options.on_cancel_task is not None
-            try:
-                self._options.on_cancel_task(task_id, self.link.client)
-            except Exception:
-                log.exception("on_cancel_task raised over task %s", task_id)
-
-        threading.Thread(target=tell, name="blocks-on-cancel", daemon=True).start()
-
-    def _switch(self, wire: Mapping[str, Any]) -> None:
-        """SwitchEnvironment: both links listen until the new one is sure to, then the old one ends."""
-        environment, token = wire.get("environment"), wire.get("pamToken")
-        cdm = self.identity.cdm
-        if environment not in ("playground", "network") or environment == self._environment:
-            log.warning("ignored a switch to environment %r", environment)
-            return
-        if not isinstance(token, str) or not token or cdm is None:
-            log.error("a switch to environment %s came without a token", environment)
-            return
-        self._environment = environment
-        threading.Thread(target=self._switch_to, args=(environment, token), name="blocks-switch", daemon=True).start()
-
-    def _switch_to(self, environment: str, token: str) -> None:
-        cdm, old = self.identity.cdm, self.link
-        assert cdm is not None
-        self._keys = cdm.keys("free" if environment == "playground" else "paid")
-        link = ControlLink(
-            self._keys, old.channel, token, instance_id=self.instance_id, listener=self, state=self._state
-        )
-        if not link.start(FIRST_POLL_S):
-            log.error("environment %s does not answer; the instance goes on trying", environment)
-        self._link = link
-        link.announce(FIRST_POLL_S)
-        old.stop(JOIN_S)
-        self._dismiss_colleague()
-        log.info("instance %s is on environment %s", self.instance_id, environment)
+        self._pool.submit(self._hooks.start if self._hooks.replaces_processing else self._runner, running)
 
     # --- what the handle offers
 
@@ -308,7 +191,7 @@ class Instance:
             if self._colleague is None:
                 if self.ended.is_set():
                     return None
-                self._colleague = Colleague(self.identity, self._keys, self._environment)
+                self._colleague = Colleague(self.identity, self.connection.keys, self.connection.environment)
             return self._colleague.client
 
     def _dismiss_colleague(self) -> None:
@@ -382,13 +265,14 @@ class Instance:
             run.end(EndReason.STOPPED)
         self._table.wait_idle(CANCEL_GRACE_S if asked else 0)
         abandoned = [run.task_id for run in self._table.running()]
-        # Streams before events: what ends a task comes after its last frames.
+        deadline = time.monotonic() + flush_s
+        # Streams before events: what ends a task comes after its last frames. Whoever waits for them is let go with it.
         self._streams.stop(flush_s)
         self._closers.shutdown(wait=True)
         # Everything that tasks said goes out before we leave, else the network would take them for lost.
-        undelivered = self._publisher.stop(flush_s) if self._publisher.started else 0
-        if self._link is not None:
-            self._link.stop(JOIN_S)
+        left_s = max(0.0, deadline - time.monotonic())
+        undelivered = self._publisher.stop(left_s) if self._publisher.started else 0
+        self.connection.stop()
         self._timers.stop()
         self._pool.shutdown(wait=not abandoned, cancel_futures=True)
         self._loops.stop(JOIN_S)
@@ -430,11 +314,11 @@ class Instance:
             started_at=self._started_at_ms,
             preferred_protocol_version=PROTOCOL_VERSION,
             protocol_versions=list(SUPPORTED_PROTOCOL_VERSIONS),
+            lost_slots=self._table.lost,
         ).to_dict()
 
     def _load_changed(self) -> None:
-        if self._link is not None:
-            self._link.load_changed()
+        self.connection.load_changed()
 
 
 def _nothing(task: Any, ctx: Any) -> None:

@@ -57,7 +57,10 @@ class Running:
 
 
 class TaskRunner:
-    """Runs tasks one after another on whatever threads call it; holds nothing of a single task."""
+    """Runs tasks one after another on whatever threads call it; holds nothing of a single task.
+
+    `invocation` is looked at when a task begins, and may be replaced at any time.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class TaskRunner:
         watcher: Watcher,
         task_client: Callable[[], TaskClient | None],
     ) -> None:
-        self._invocation, self._table = invocation, table
+        self.invocation, self._table = invocation, table
         self._outputs, self._watcher, self._task_client = outputs, watcher, task_client
 
     def __call__(self, running: Running) -> None:
@@ -101,7 +104,7 @@ class TaskRunner:
         run, events, status = running.run, running.events, running.status
         try:
             events.running()
-            artifacts = self._invocation(run, self._context(running), running.streams.sink())
+            artifacts = self.invocation(run, self._context(running), running.streams.sink())
             status.end()
             if not run.is_pipe:
                 running.streams.end_all()

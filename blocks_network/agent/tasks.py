@@ -140,7 +140,8 @@ class TaskTable:
         self._running: dict[str, TaskRun] = {}
         self._open: dict[str, TaskRun] = {}
         self._lost: set[str] = set()
-        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """When, and in which attempt."""
         self._cancelled_early: dict[str, float] = {}
         self._closed = False
 
@@ -171,19 +172,26 @@ class TaskTable:
         with self._lock:
             return self._closed or 0 < self._slots <= len(self._running)
 
-    def knows(self, task_id: str) -> bool:
+    def knows(self, task_id: str, attempt: int) -> bool:
+        """Whether it has, or had, this run of the task. A retry is a run of its own once the one before has ended."""
         with self._lock:
             self._forget_old()
-            return task_id in self._running or task_id in self._open or task_id in self._ended
+            return self._knows(task_id, attempt)
+
+    def _knows(self, task_id: str, attempt: int) -> bool:
+        if task_id in self._running or task_id in self._open:
+            return True
+        _, last = self._ended.get(task_id, (0.0, 0))
+        return attempt <= last
 
     def take(self, run: TaskRun) -> Verdict:
         """Takes a task, or says why not."""
         with self._lock:
             self._forget_old()
-            if run.task_id in self._running or run.task_id in self._open or run.task_id in self._ended:
+            if self._knows(run.task_id, run.task.attempt):
                 return Verdict.KNOWN
             if self._cancelled_early.pop(run.task_id, None) is not None:
-                self._ended[run.task_id] = time.monotonic()
+                self._note_end(run)
                 return Verdict.CANCELED_BEFORE
             if self._closed or 0 < self._slots <= len(self._running):
                 return Verdict.AT_CAPACITY
@@ -200,7 +208,7 @@ class TaskTable:
             if stays_open:
                 self._open[run.task_id] = run
             else:
-                self._ended[run.task_id] = time.monotonic()
+                self._note_end(run)
             self._lock.notify_all()
         if was_lost:
             log.warning("the handler of task %s has returned after all; its slot is free again", run.task_id)
@@ -220,7 +228,7 @@ class TaskTable:
         with self._lock:
             run = self._open.pop(task_id, None)
             if run is not None:
-                self._ended[task_id] = time.monotonic()
+                self._note_end(run)
         return run
 
     def cancel_early(self, task_id: str) -> None:
@@ -239,11 +247,15 @@ class TaskTable:
         with self._lock:
             return self._lock.wait_for(lambda: not self._running, timeout_s)
 
+    def _note_end(self, run: TaskRun) -> None:
+        self._ended.pop(run.task_id, None)  # an earlier run of it: the order is that of the ends
+        self._ended[run.task_id] = (time.monotonic(), run.task.attempt)
+
     def _forget_old(self) -> None:
         now = time.monotonic()
         while self._ended:
             oldest = next(iter(self._ended))
-            if len(self._ended) <= REMEMBERED and now - self._ended[oldest] < REMEMBERED_S:
+            if len(self._ended) <= REMEMBERED and now - self._ended[oldest][0] < REMEMBERED_S:
                 break
             del self._ended[oldest]
         if self._cancelled_early:

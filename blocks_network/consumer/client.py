@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +63,13 @@ class TaskClient:
         origin: str = DEFAULT_ORIGIN,
         ssl: bool = True,
         auth_token: str | None = None,
+        features: Collection[str] = (),
     ) -> None:
         """Opens no connection. `origin` (host:port) and `ssl` say where the PubNub protocol is served.
 
         With both `agent_auth` and `auth_provider`, calls and uploads go as the first, the registry and read tokens as
-        the second. `pubnub` and `create_pubnub` serve `subscribe_to_task`, `create_session_pubnub` one session each.
+        the second. `features` is what the network's document announces. `pubnub` and `create_pubnub` serve
+        `subscribe_to_task`, `create_session_pubnub` one session each.
         """
         if not subscribe_key:
             raise ConfigurationError("subscribe_key is required")
@@ -93,6 +95,7 @@ class TaskClient:
             token_caller=reader,
             anon_fingerprint=anon_fingerprint or None,
             create_session_pubnub=create_session_pubnub,
+            features=features,
         )
 
     @classmethod
@@ -145,6 +148,7 @@ class TaskClient:
             rpc_headers=rpc_headers,
             origin=network.keys.origin,
             ssl=network.keys.ssl,
+            features=network.features,
         )
         client._consumer_auth, client._other_keys = auth, network.other_keys
         return client

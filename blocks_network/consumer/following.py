@@ -17,6 +17,7 @@ from blocks_network.consumer.link import Link, Role
 from blocks_network.consumer.record import TaskRecord
 from blocks_network.consumer.streams import SessionStreams
 from blocks_network.errors import AccessDeniedError, BlocksError, SessionClosedError
+from blocks_network.stream.kept import FEATURE
 from blocks_network.transport.pubnub import PubNubKeys
 from blocks_network.wire.timetokens import ALL_CACHED
 
@@ -67,6 +68,8 @@ class Following:
             terminal_state=self._streams_gone,
             opened=self._opened_late,
             drained=self._drained,
+            durable=FEATURE in link.features,
+            renew=self._stream_token if FEATURE in link.features else None,
         )
         self.record = TaskRecord(facts.task_id, self.streams.announced)
         self.delivery = Delivery(self.record, self.changed, link.callbacks, self._settled)
@@ -155,6 +158,11 @@ class Following:
                 self._unread_end = None
                 self.changed.notify_all()
 
+    @property
+    def is_unread(self) -> bool:
+        """True when `recall` has something to read."""
+        return self._unread() is not None
+
     def _unread(self) -> str | None:
         """The state in which the task ended, while its history was not read."""
         return self._unread_end
@@ -180,6 +188,14 @@ class Following:
         with self.changed:
             known = self._end_known or not self._auto_drain or self.abandoned
         return self.terminal_state() if known else None
+
+    def _stream_token(self) -> str | None:
+        """On a stream's thread: what the announced token no longer opens."""
+        try:
+            return self.link.read_token(self.facts.task_id, self.facts.role).token
+        except BlocksError as fault:
+            log.warning("no new token for the streams of task %s: %s", self.facts.task_id, fault)
+            return None
 
     def _opened_late(self, client: StreamClient) -> None:
         """A stream was opened. After the session's own end its drain window is all that is left to it."""

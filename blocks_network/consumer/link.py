@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
 from blocks_network.api import tasks, tokens
@@ -38,7 +38,10 @@ class Link:
         token_caller: Caller | None = None,
         anon_fingerprint: str | None = None,
         create_session_pubnub: Callable[[], PubNub] | None = None,
+        features: Collection[str] = (),
     ) -> None:
+        self.features = frozenset(features)
+        """What the network says that it offers beyond the protocol."""
         self._caller = caller
         self._token_caller = token_caller or caller
         self._anon_fingerprint = anon_fingerprint

@@ -14,11 +14,13 @@ __all__ = ["Network", "checked_billing_mode", "find_network"]
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Where a client's calls and sessions go. `other_keys` are those of the other billing mode, where known."""
+    """Where a client's calls and sessions go. `other_keys` are those of the other billing mode, where known,
+    `features` what the network announces."""
 
     base_url: str
     keys: PubNubKeys
     other_keys: PubNubKeys | None = None
+    features: frozenset[str] = frozenset()
 
 
 def checked_billing_mode(value: object) -> BillingMode:
@@ -54,7 +56,8 @@ def find_network(
     base_url = base_url or document.api.base_url
     _require("subscribe_key", keys.subscribe_key, settings.SUBSCRIBE_KEY.name, "keyset")
     _require("base_url", base_url, settings.BACKEND_URL.name, "api.baseUrl")
-    return Network(base_url, keys, document.keys("paid" if billing_mode == "free" else "free"))
+    others = document.keys("paid" if billing_mode == "free" else "free")
+    return Network(base_url, keys, others, document.features)
 
 
 def _require(name: str, value: str, variable: str, in_document: str) -> None:

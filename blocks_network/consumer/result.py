@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from blocks_network.errors import ConfigurationError, SessionClosedError
 from blocks_network.wire.artifacts import ArtifactRef, DownloadedArtifact
 from blocks_network.wire.events import TaskEvent
 
-__all__ = ["TaskResult", "first_artifact", "named_artifact"]
+__all__ = ["TaskResult"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TaskResult:
     @property
     def data(self) -> bytes:
         """The bytes of the artifact."""
-        return self.download(first_artifact(self.task_id, self.artifacts)).data
+        return self.download(self._first()).data
 
     @property
     def text(self) -> str:
@@ -50,7 +50,15 @@ class TaskResult:
 
     def output(self, output_id: str) -> ArtifactRef:
         """The artifact of one of the agent's declared outputs. KeyError when the task gave none."""
-        return named_artifact(self.artifacts, self._output_ids, output_id)
+        for ref, known in zip(self.artifacts, self._output_ids, strict=False):
+            if known == output_id:
+                return ref
+        raise KeyError(output_id)
+
+    def _first(self) -> ArtifactRef:
+        if not self.artifacts:
+            raise ConfigurationError(f"task {self.task_id} completed without an artifact")
+        return self.artifacts[0]
 
     def __reduce__(self) -> tuple[Any, ...]:
         travelled = _Travelled(self.task_id)
@@ -71,18 +79,3 @@ class _Travelled:
                 hint="read them before, or connect(task_id) here",
             )
         return download_artifact(ref)
-
-
-def first_artifact(task_id: str, artifacts: Sequence[ArtifactRef]) -> ArtifactRef:
-    """ConfigurationError (ValueError) when there is none."""
-    if not artifacts:
-        raise ConfigurationError(f"task {task_id} completed without an artifact")
-    return artifacts[0]
-
-
-def named_artifact(artifacts: Sequence[ArtifactRef], names: Sequence[str | None], output_id: str) -> ArtifactRef:
-    """The artifact of a declared output. KeyError when there is none."""
-    for ref, known in zip(artifacts, names, strict=False):
-        if known == output_id:
-            return ref
-    raise KeyError(output_id)

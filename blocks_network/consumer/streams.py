@@ -24,7 +24,8 @@ class SessionStreams:
     """Makes the refs of announced streams, and remembers the clients that users opened from them.
 
     `opened(client)` is called when a user opened one; `drained()` when a stream
-    that a drain waits for is done, on whatever thread that happens.
+    that a drain waits for is done, on whatever thread that happens. `durable`: the network keeps streams; `renew()`
+    gets a token that still reads this task's own, when the announced one has ended.
     """
 
     def __init__(
@@ -37,19 +38,30 @@ class SessionStreams:
         terminal_state: Callable[[], str | None],
         opened: Callable[[StreamClient], None],
         drained: Callable[[], None],
+        durable: bool = False,
+        renew: Callable[[], str | None] | None = None,
     ) -> None:
         self._task_id, self._agent_name, self._owner_id, self._keys = task_id, agent_name, owner_id, keys
         self._terminal_state, self._opened_by_user, self._drained = terminal_state, opened, drained
+        self._durable, self._renew = durable, renew
         self._lock = threading.Lock()
         self._pending: list[StreamClient] = []
         self._opened: list[StreamClient] = []
 
     def announced(self, event: Mapping[str, Any]) -> list[StreamRef]:
         """A ref for each usable stream that the event announces."""
-        return [
-            StreamRef(descriptor, make=self._make, terminal_state=self._terminal_state, opened=self._note_opened)
-            for descriptor in descriptors_of(event, self._agent_name, self._task_id)
-        ]
+        return [self._ref(descriptor) for descriptor in descriptors_of(event, self._agent_name, self._task_id)]
+
+    def _ref(self, descriptor: StreamDescriptor) -> StreamRef:
+        """What only the consumer writes cannot be read again by it."""
+        replayed = self._durable and descriptor.local_direction != "outbound"
+        return StreamRef(
+            descriptor,
+            make=self._make,
+            terminal_state=self._terminal_state,
+            opened=self._note_opened,
+            replay=self._make_replay if replayed else None,
+        )
 
     def pending(self) -> bool:
         """True while a stream is open whose data may still come, or that only the user can end."""
@@ -66,7 +78,12 @@ class SessionStreams:
             except (BlocksError, RuntimeError):
                 log.debug("a stream of task %s did not end cleanly", self._task_id, exc_info=True)
 
-    def _make(self, descriptor: StreamDescriptor, reorder_timeout_ms: float | None) -> StreamClient:
+    def _make_replay(self, descriptor: StreamDescriptor, reorder_timeout_ms: float | None) -> StreamClient:
+        return self._make(descriptor, reorder_timeout_ms, replay=True)
+
+    def _make(
+        self, descriptor: StreamDescriptor, reorder_timeout_ms: float | None, *, replay: bool = False
+    ) -> StreamClient:
         from blocks_network.stream.client import StreamClient  # users without streams do not pay for loading it
 
         return StreamClient.from_descriptor(
@@ -77,13 +94,18 @@ class SessionStreams:
             ssl=self._keys.ssl,
             reorder_timeout_ms=reorder_timeout_ms,
             consumer_user_id=self._owner_id or None,
+            durable=self._durable,
+            replay=replay,
+            renew=self._renew if replay or descriptor.local_direction == "inbound" else None,
         )
 
     def _note_opened(self, client: StreamClient) -> None:
         with self._lock:
             self._opened.append(client)
-            self._pending.append(client)
-        self._opened_by_user(client)
+            if not client.is_replay:
+                self._pending.append(client)
+        if not client.is_replay:  # which has an end of its own, and no window
+            self._opened_by_user(client)
         client.on_end(lambda: self._done(client))
         if self._reads_only(client):
             client.on_inbound_done(lambda: self._inbound_done(client))

@@ -110,6 +110,7 @@ class Network:
             clock=clock,
             uploads=UploadSessions(blobs=self.blobs, keysets=keysets),
             webhooks=self.webhooks,
+            keeps_streams="durable-streams" in config.features,
         )
         self.gateway = Gateway(
             keysets=keysets,
@@ -137,6 +138,7 @@ class Network:
                 public_base=base_url,
                 origin=origin,
                 ssl=ssl,
+                features=config.features,
             )
         )
         self._measure()

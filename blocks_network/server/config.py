@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from blocks_network.errors import ConfigurationError
+from blocks_network.server.features import FEATURES
 from blocks_network.server.limits import Limits
 
 __all__ = ["API_KEY_PREFIX", "DEFAULT_PORT", "NodeConfig"]
@@ -37,10 +38,18 @@ class NodeConfig:
     """One line of JSON for each request on the logger `blocks_network.access`; see `accesslog` for what is in it."""
     keep_alive_s: int = 75
     """How long an idle connection is kept: longer than the minute that proxies and clients usually pool one."""
+    features: frozenset[str] = FEATURES
+    """Those that are announced: fewer make a network that does less than it could, as the hosted one."""
     stop_grace_s: float = 5.0
     """How long requests under way may take at the end, before they are cut."""
 
     def __post_init__(self) -> None:
+        unknown = self.features - FEATURES
+        if unknown:
+            raise ConfigurationError(
+                f"this network has no feature {', '.join(sorted(unknown))}",
+                hint=f"it has {', '.join(sorted(FEATURES))}",
+            )
         if not 0 <= self.port <= 65_535:
             raise ConfigurationError(
                 f"port {self.port} does not exist", hint="choose one from 1 to 65535, or 0 for a free one"

@@ -17,6 +17,7 @@ from blocks_network.stream.descriptor import StreamDescriptor
 from blocks_network.stream.endings import Endings
 from blocks_network.stream.errors import StreamEndedError, StreamError
 from blocks_network.stream.inbox import InboundMessage, StreamFile
+from blocks_network.stream.kept import FEATURE, Replay
 from blocks_network.stream.reader import StreamReader
 from blocks_network.stream.threads import StreamThreads
 from blocks_network.stream.writer import StreamBundleConfig, StreamWriter
@@ -44,7 +45,9 @@ class StreamClient:
     Sizes: argument, else environment, else default. `reorder_timeout_ms` is how long a missing frame is waited for
     (750; 0 hands frames on as they come). `gating` and `max_latency_ms` have no effect. `origin` (host:port) is where
     the network serves; without it the document of BLOCKS_CDM_URL says so when it knows the subscribe key, else it is
-    the hosted network. `threads`, `keys`, `renew` and `lost` are for sessions and instances, which own several streams.
+    the hosted network. `durable` says whether the network keeps the frames, for readers that come later; without it
+    that document does. `replay` reads what was kept of a stream that is over, and ends. `threads`, `keys`, `renew`
+    and `lost` are for sessions and instances, which own several streams.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class StreamClient:
         threads: StreamThreads | None = None,
         renew: Callable[[], str | None] | None = None,
         lost: Callable[[TransportError], None] | None = None,
+        durable: bool | None = None,
+        replay: Replay | None = None,
     ) -> None:
         if not agent_name:
             raise ValueError("agent_name is required: it names the stream's channel")
@@ -92,11 +97,22 @@ class StreamClient:
         self._endings = Endings(self.stream_id)
         self._state = threading.Lock()
         self._ending = False
-        client = make_client(keys or _keys(subscribe_key, publish_key, origin, ssl), user_id=self.uuid, token=token)
+        if keys is None:
+            keys, announced = _network(subscribe_key, publish_key, origin, ssl)
+            durable = announced if durable is None else durable
+        self._durable, self._replay = bool(durable), replay
+        client = make_client(keys, user_id=self.uuid, token=token)
         self._writer = self._make_writer(client, config, renew) if direction != "inbound" else None
         self._reader = self._make_reader(client, reorder_timeout_ms, renew) if direction != "outbound" else None
         if self._reader is not None:
-            self._reader.start()
+            self._start_reading(self._reader)
+
+    def _start_reading(self, reader: StreamReader) -> None:
+        try:
+            reader.start()
+        except TransportError:  # a replay asks first what there is
+            self.end()
+            raise
 
     def _make_writer(
         self, client: PubNub, config: StreamBundleConfig, renew: Callable[[], str | None] | None
@@ -109,6 +125,7 @@ class StreamClient:
             format=cast(StreamFormat, self.format),
             config=config,
             marker=self.direction == "outbound" and self.affinity == "dedicated",
+            durable=self._durable,
             lost=self._not_delivered,
             renew=renew,
         )
@@ -128,6 +145,8 @@ class StreamClient:
             failed=self._failed,
             finished=self._endings.inbound_done,
             renew=renew,
+            durable=self._durable,
+            replay=self._replay,
         )
 
     @classmethod
@@ -147,8 +166,14 @@ class StreamClient:
         ssl: bool = True,
         keys: PubNubKeys | None = None,
         threads: StreamThreads | None = None,
+        renew: Callable[[], str | None] | None = None,
+        durable: bool | None = None,
+        replay: bool = False,
     ) -> StreamClient:
-        """The consumer's end of an announced stream. Its uuid is named after `consumer_user_id`, else the agent."""
+        """The consumer's end of an announced stream. Its uuid is named after `consumer_user_id`, else the agent.
+
+        `replay` only reads, also what both sides may write.
+        """
         return cls(
             subscribe_key=subscribe_key,
             publish_key=publish_key,
@@ -157,7 +182,7 @@ class StreamClient:
             stream_id=descriptor.stream_id,
             channel=descriptor.channel,
             format=descriptor.format,
-            direction=descriptor.local_direction,
+            direction="inbound" if replay else descriptor.local_direction,
             max_message_size=max_message_size,
             bundle_size_bytes=bundle_size_bytes,
             max_latency_ms=max_latency_ms,
@@ -169,7 +194,15 @@ class StreamClient:
             keys=keys,
             user_name=consumer_user_id,
             threads=threads,
+            renew=renew,
+            durable=durable,
+            replay=_replay_of(descriptor, consumer_user_id) if replay else None,
         )
+
+    @property
+    def is_replay(self) -> bool:
+        """True when it reads what was kept, and ends by itself."""
+        return self._replay is not None
 
     @property
     def is_active(self) -> bool:
@@ -178,15 +211,16 @@ class StreamClient:
 
     # --- writing ---
 
-    def write(self, data: Any, *, timeout_s: float | None = None) -> None:
+    def write(self, data: Any, *, timeout_s: float | None = None, until: threading.Event | None = None) -> None:
         """Sends one chunk (str or bytes-like) or one event (any JSON value but a bare string), in the background.
 
-        Blocks while the buffer is full. RuntimeError when the stream has ended or is inbound only; StreamFullError
-        when the buffer is still full after `timeout_s`; TypeError and ValueError for data that cannot travel.
+        Blocks while the buffer is full. RuntimeError when the stream has ended or is inbound only, or when the buffer
+        is full and `until` is set; StreamFullError when the buffer is still full after `timeout_s`; TypeError and
+        ValueError for data that cannot travel.
         """
         if self._writer is None:
             raise RuntimeError(f"stream {self.stream_id} is inbound only: it cannot be written")
-        self._writer.write(data, timeout_s=timeout_s)
+        self._writer.write(data, timeout_s=timeout_s, until=until)
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Waits until the network has taken everything written so far. True when it has, within `timeout_s`."""
@@ -248,6 +282,11 @@ class StreamClient:
         """Iterators look again whether their `until` is set."""
         if self._reader is not None:
             self._reader.inbox.wake()
+
+    def wake_writers(self) -> None:
+        """Writes that wait for room do the same."""
+        if self._writer is not None:
+            self._writer.wake()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """True when the network has answered a poll of this reader within `timeout_s`; on an empty stream that is with
@@ -332,17 +371,28 @@ class StreamClient:
 
 def _uuid(name: str) -> str:
     """Unique beyond this process, and safe inside a filter expression, where it stands in quotes."""
+    return f"{_uuid_prefix(name)}{next(_NUMBERS):04d}-{secrets.token_hex(4)}"
+
+
+def _uuid_prefix(name: str) -> str:
     safe = re.sub(r"[^A-Za-z0-9_.@:-]", "_", name)[:128]
-    return f"{safe}-stream-{next(_NUMBERS):04d}-{secrets.token_hex(4)}"
+    return f"{safe}-stream-"
 
 
-def _keys(subscribe_key: str, publish_key: str | None, origin: str | None, ssl: bool) -> PubNubKeys:
+def _replay_of(descriptor: StreamDescriptor, consumer_user_id: str | None) -> Replay:
+    both = descriptor.agent_direction == "bidirectional"
+    own = _uuid_prefix(consumer_user_id) if both and consumer_user_id else None
+    return Replay(has_end=not both and descriptor.affinity == "dedicated", without=own)
+
+
+def _network(subscribe_key: str, publish_key: str | None, origin: str | None, ssl: bool) -> tuple[PubNubKeys, bool]:
+    """Where the network is, and whether it says that it keeps streams."""
     if origin is not None:
-        return PubNubKeys(subscribe_key, publish_key, origin, ssl)
+        return PubNubKeys(subscribe_key, publish_key, origin, ssl), False
     if settings.CDM_URL.read():
         from blocks_network.api.cdm import fetch_cdm_config
 
         config = fetch_cdm_config()
         if subscribe_key in (config.playground.subscribe_key, config.network.subscribe_key):
-            return PubNubKeys(subscribe_key, publish_key, config.origin, config.ssl)
-    return PubNubKeys(subscribe_key, publish_key, DEFAULT_ORIGIN, True)
+            return PubNubKeys(subscribe_key, publish_key, config.origin, config.ssl), FEATURE in config.features
+    return PubNubKeys(subscribe_key, publish_key, DEFAULT_ORIGIN, True), False

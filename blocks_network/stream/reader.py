@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 from blocks_network.errors import AccessDeniedError, TransportError
 from blocks_network.stream.errors import StreamError
 from blocks_network.stream.inbox import InboundMessage, Inbox
+from blocks_network.stream.kept import Replay, find_kept
 from blocks_network.stream.multipart import PartCollector
 from blocks_network.stream.reorder import Gap, Reorder, Sequenced
 from blocks_network.stream.threads import StreamThreads
 from blocks_network.transport.subscription import Received, Subscription
 from blocks_network.wire.frames import FIRST_SEQ, EndFrame, PartFrame, RawFrame, StreamFormat, read_frame
-from blocks_network.wire.timetokens import ALL_CACHED
+from blocks_network.wire.timetokens import ALL_CACHED, ALL_KEPT
 
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
@@ -29,7 +31,8 @@ REORDER_TIMEOUT_MS = 750.0
 
 
 class StreamReader:
-    """A subscription's listener. Starts at the oldest frame that the network still has.
+    """A subscription's listener. Starts at the oldest frame that the network still has: of a `durable` stream the
+    first, of a shared one the newest hundred. With `replay` it reads what was kept of a stream that is over, and ends.
 
     `failed(error)` hears of faults and gaps, `finished()` is called once at the writer's end; both on the reader's
     threads, outside its lock. `renew()` gets a new token when the network refuses the old one, None when there is none.
@@ -49,7 +52,12 @@ class StreamReader:
         failed: Callable[[StreamError], None],
         finished: Callable[[], None],
         renew: Callable[[], str | None] | None = None,
+        durable: bool = False,
+        replay: Replay | None = None,
     ) -> None:
+        self._client, self._shared, self._replay = client, shared, replay
+        self._last: int | None = None
+        """In a replay, the timetoken of the last frame."""
         self.inbox = Inbox()
         self._channel, self._stream_id, self._own_uuid = channel, stream_id, own_uuid
         self._threads, self._failed, self._finished, self._renew = threads, failed, finished, renew
@@ -66,11 +74,15 @@ class StreamReader:
             [channel],
             self,
             name=f"stream-{stream_id}",
-            cursor=ALL_CACHED,
+            cursor=ALL_KEPT if durable and not shared else ALL_CACHED,
             filter_expression=None if own_uuid is None else f"meta.sender != '{own_uuid}'",
         )
 
     def start(self) -> None:
+        """A replay asks first what there is: that blocks for a request. AccessDeniedError or TransportError."""
+        if self._replay is not None and not self._find_kept():
+            self._finish_replay()
+            return
         self._subscription.start()
 
     def wait_ready(self, timeout_s: float) -> bool:
@@ -95,7 +107,10 @@ class StreamReader:
         sender = _sender_of(message)
         if message.channel != self._channel or sender == self._own_uuid:
             return
-        self._digest(sender, message.payload)
+        if self._replay is None or self._replay.without is None or not sender.startswith(self._replay.without):
+            self._digest(sender, message.payload)
+        if self._last is not None and message.timetoken >= self._last:
+            self._finish_replay()
         self.inbox.wait_room()
 
     def connected(self) -> None:
@@ -113,6 +128,34 @@ class StreamReader:
                 return True
         self._failed(StreamError.of_fault(fault, self._channel))
         return False
+
+    def _find_kept(self) -> bool:
+        try:
+            kept = find_kept(self._client, self._channel, shared=self._shared)
+        except AccessDeniedError:
+            token = None if self._renew is None else self._renew()
+            if token is None:
+                raise
+            self._subscription.set_token(token)
+            kept = find_kept(self._client, self._channel, shared=self._shared)
+        if kept is None:
+            return False
+        self._subscription.seek(kept.cursor)
+        self._last = kept.last
+        return True
+
+    def _finish_replay(self) -> None:
+        """Everything that was kept is here. What is missing will not come; a dedicated writer has told its end."""
+        with self._lock:
+            ready: list[Sequenced | Gap] = []
+            while self._reorder.next_deadline_s() is not None:
+                ready += self._reorder.expire(math.inf)
+            tell = self._hand_on(ready)
+            if not self._reorder.done and self._replay is not None and self._replay.has_end:
+                text = f"the end of stream {self._stream_id} was not kept"
+                tell.append(StreamError("frames_lost", text, self._channel))
+            self._reorder.done = True
+        self._tell(tell)
 
     def _digest(self, sender: str, wire: object) -> None:
         if isinstance(wire, Mapping) and wire.get("streamId", self._stream_id) != self._stream_id:

@@ -20,7 +20,8 @@ class StreamRef:
     """Made by a session for each stream of its task. Safe for threads: whoever opens first makes the client.
 
     `make(descriptor, reorder_timeout_ms)` makes the client; `terminal_state()` is the task's state once it has ended,
-    None before; `opened(client)` is called once, after the client was made and outside any lock.
+    None before; `opened(client)` is called once, after the client was made and outside any lock. `replay`, where the
+    network keeps streams, makes the client of one whose task has ended.
     """
 
     def __init__(
@@ -30,9 +31,10 @@ class StreamRef:
         make: Callable[[StreamDescriptor, float | None], StreamClient],
         terminal_state: Callable[[], str | None],
         opened: Callable[[StreamClient], None] | None = None,
+        replay: Callable[[StreamDescriptor, float | None], StreamClient] | None = None,
     ) -> None:
         self.descriptor = descriptor
-        self._make, self._terminal_state, self._opened = make, terminal_state, opened
+        self._make, self._terminal_state, self._opened, self._replay = make, terminal_state, opened, replay
         self._lock = threading.Lock()
         self._client: StreamClient | None = None
 
@@ -51,7 +53,8 @@ class StreamRef:
         """The stream's client, made by the first call; `reorder_timeout_ms` counts for that one.
 
         RuntimeError when it was opened and has ended; StreamUnavailableError when the task has ended and it was never
-        opened (live data is not kept).
+        opened, and the network does not keep streams: where it does, this reads what was kept, which asks the network
+        (TransportError).
         """
         with self._lock:
             if self._client is not None:
@@ -63,11 +66,12 @@ class StreamRef:
                     hint="a stream is opened once; what it carried was delivered to its reader",
                 )
             state = self._terminal_state()
-            if state is not None:
+            make = self._make if state is None else self._replay
+            if make is None:
                 raise StreamUnavailableError(
-                    self.descriptor.task_id, self.descriptor.stream_id, state, self.descriptor.declared_stream
+                    self.descriptor.task_id, self.descriptor.stream_id, str(state), self.descriptor.declared_stream
                 )
-            client = self._client = self._make(self.descriptor, reorder_timeout_ms)
+            client = self._client = make(self.descriptor, reorder_timeout_ms)
         if self._opened is not None:
             self._opened(client)
         return client

@@ -38,6 +38,9 @@ class Source(Protocol):
     def failed(self, fault: TransportError) -> bool:
         """What was being sent is lost. True when the source still has something to send."""
 
+    def let_go(self) -> None:
+        """The sender ends while a lane has this source: nobody is to wait for what is under way. From any thread."""
+
 
 class Sender:
     """Starts its threads when there is work; `stop` ends them. A source is with one lane at a time, or waits here."""
@@ -48,6 +51,8 @@ class Sender:
         self._ready: deque[Source] = deque()
         self._delayed: list[tuple[float, int, Source]] = []
         self._attempts: dict[Source, tuple[int, float]] = {}
+        self._sending: set[Source] = set()
+        """With a lane now."""
         self._numbers = itertools.count()
         self._lanes: list[threading.Thread] = []
         self._idle = 0
@@ -87,9 +92,12 @@ class Sender:
             self._ready.clear()
             self._delayed.clear()
             self._attempts.clear()
+            sending = list(self._sending)
             self._changed.notify_all()
         for source in left:
             _abandon(source)
+        for source in sending:  # a lane may be inside a request for as long as its timeouts
+            source.let_go()
 
     def join(self, timeout_s: float) -> bool:
         """True when all threads have ended within `timeout_s`; the calling thread is not waited for."""
@@ -118,7 +126,9 @@ class Sender:
                 while self._delayed and self._delayed[0][0] <= now:
                     self._ready.append(heapq.heappop(self._delayed)[2])
                 if self._ready:
-                    return self._ready.popleft()
+                    source = self._ready.popleft()
+                    self._sending.add(source)
+                    return source
                 if self._finishing and not self._delayed:
                     return None  # what another lane is sending comes back to that lane
                 self._idle += 1
@@ -128,6 +138,7 @@ class Sender:
 
     def _sent(self, source: Source, more: bool) -> None:
         with self._changed:
+            self._sending.discard(source)
             attempts = self._attempts.pop(source, None)
             if more and not self._ending:
                 self._ready.append(source)  # behind the others: no stream starves another
@@ -152,6 +163,7 @@ class Sender:
             return
         now = time.monotonic()
         with self._changed:
+            self._sending.discard(source)
             count, since = self._attempts.get(source, (0, now))
             self._attempts[source] = (count + 1, since)
             given_up = now - since > GIVE_UP_S or self._ending
@@ -166,6 +178,7 @@ class Sender:
 
     def _lose(self, source: Source, fault: TransportError) -> None:
         with self._changed:
+            self._sending.discard(source)
             self._attempts.pop(source, None)
         if source.failed(fault):
             self._sent(source, True)

@@ -76,8 +76,9 @@ class _Write:
 class StreamWriter:
     """Safe for threads. `lost(fault)` is called once, on the sender's thread, when the stream had to be given up.
 
-    `marker`: whether the end is told to readers (dedicated one-way streams only). `checkpoint` is called before each
-    write and may block; `renew()` gets a new token when the network refuses the old one, None when there is none.
+    `durable`: frames are kept by the network, for readers that come later. `marker`: whether the end is told to readers
+    (dedicated one-way streams only). `renew()` gets a new token when the network refuses the old one, None when there
+    is none.
     """
 
     def __init__(
@@ -90,11 +91,13 @@ class StreamWriter:
         format: StreamFormat,  # noqa: A002 - the protocol's word
         config: StreamBundleConfig,
         marker: bool,
+        durable: bool = False,
         lost: Callable[[TransportError], None],
         renew: Callable[[], str | None] | None = None,
     ) -> None:
         self._client, self._sender, self._channel, self._stream_id = client, sender, channel, stream_id
         self._format, self._config, self._marker = format, config, marker
+        self._durable = durable
         self._lost, self._renew = lost, renew
         self._meta = frame_meta(config.uuid)
         self._changed = threading.Condition()
@@ -109,21 +112,32 @@ class StreamWriter:
         self._ended = False
         self._ending = False
         """The end marker is under way, or out."""
+        self._let_go = False
+        """Nobody has to wait any more for what is under way."""
         self._fault: TransportError | None = None
         self._error: str | None = None
 
-    def write(self, data: Any, *, timeout_s: float | None = None) -> None:
+    def write(self, data: Any, *, timeout_s: float | None = None, until: threading.Event | None = None) -> None:
         """Accepts one chunk or event, as it is now; blocks while the buffer is full.
 
-        StreamEndedError (a RuntimeError) after the end; StreamFullError when the buffer is still full after
-        `timeout_s`; TypeError for data of the wrong type; ValueError for more than MAX_WRITE_BYTES.
+        StreamEndedError (a RuntimeError) after the end, and when it would have to wait although `until` is set (`wake`
+        makes a waiting one look); StreamFullError when the buffer is still full after `timeout_s`; TypeError for data
+        of the wrong type; ValueError for more than MAX_WRITE_BYTES.
         """
         write = self._encoded(data)
         with self._changed:
-            if not self._changed.wait_for(lambda: self._takes(write.size) or self._ended, timeout_s):
+
+            def settled() -> bool:
+                return self._takes(write.size) or self._ended or (until is not None and until.is_set())
+
+            if not self._changed.wait_for(settled, timeout_s):
                 raise StreamFullError(f"stream {self._stream_id}: {self._size} bytes wait for the network")
             if self._ended:
                 raise self._refusal()
+            if not self._takes(write.size):
+                raise StreamEndedError(
+                    f"stream {self._stream_id}: the task is to end, and {self._size} bytes wait for the network"
+                )
             self._writes.append(write)
             self._size += write.size
             offered, self._offered = self._offered, True
@@ -150,12 +164,17 @@ class StreamWriter:
         if self._sender.is_lane():
             return False
         with self._changed:
-            return self._changed.wait_for(lambda: not self._offered, timeout_s)
+            return self._changed.wait_for(lambda: not self._offered or self._let_go, timeout_s) and not self._offered
+
+    def wake(self) -> None:
+        """Writes that wait look again whether their `until` is set."""
+        with self._changed:
+            self._changed.notify_all()
 
     # --- what the sender calls, on its thread ---
 
     def send_next(self) -> bool:
-        publish_text(self._client, self._channel, self._next_message(), self._meta, store=False)
+        publish_text(self._client, self._channel, self._next_message(), self._meta, store=self._durable)
         self._renewed = False
         with self._changed:
             self._parts.popleft()
@@ -193,6 +212,11 @@ class StreamWriter:
         log.error("stream %s is given up: %s", self._stream_id, fault)
         self._lost(fault)
         return goes_on
+
+    def let_go(self) -> None:
+        with self._changed:
+            self._let_go = True
+            self._changed.notify_all()
 
     def _goes_on(self) -> bool:
         """With the lock held: whether there is more to send; wakes who waits for room or for the end."""

@@ -89,6 +89,10 @@ class Subscription:
         """The timetoken up to which everything was delivered."""
         return self._cursor
 
+    def seek(self, cursor: int) -> None:
+        """Begins elsewhere than it was made for. Before `start`."""
+        self._cursor, self._region = cursor, ANY_REGION if cursor else None
+
     def start(self) -> None:
         self._thread.start()
 

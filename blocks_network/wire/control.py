@@ -70,9 +70,13 @@ class StartTaskMessage(_Message):
     has_stream: bool = False
     org_id: str | None = None
     protocol_version: str | None = None
+    attempt: int = 1
+    """Which run of the task this is to be: a StartTask that comes again has the same one, a retry the next."""
 
     def to_dict(self) -> dict[str, Any]:
         wire = _Message.to_dict(self)
+        if self.attempt == 1:
+            wire.pop("attempt", None)
         if self.request_parts:
             wire["requestParts"] = [
                 part.to_dict() if isinstance(part, RequestPart) else part for part in self.request_parts
@@ -101,6 +105,7 @@ class StartTaskMessage(_Message):
             has_stream=wire.get("hasStream") is True,
             org_id=wire.get("orgId"),
             protocol_version=wire.get("protocolVersion"),
+            attempt=attempt_of(wire.get("attempt")),
         )
 
 
@@ -186,6 +191,11 @@ def parse_control_message(wire: object) -> AnyControlMessage | None:
 def extract_start_task_tokens(wire: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """(write token, control token) of a StartTask envelope. No handler ever sees them."""
     return wire.get("writeToken"), wire.get("controlToken")
+
+
+def attempt_of(value: object) -> int:
+    """A StartTask's `attempt`; 1 where there is none, or nothing usable."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
 
 
 def start_task_fault(wire: Mapping[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ __all__ = [
     "artifact_event",
     "cancel_requested_event",
     "cut_text",
+    "event_mark",
     "event_meta",
     "is_terminal_event",
     "running_event",
@@ -46,6 +47,14 @@ def _event(kind: str, task_id: str, version: str | None, **fields: Any) -> dict[
         **{key: value for key, value in fields.items() if value is not None},
         "protocolVersion": version or PROTOCOL_VERSION,
     }
+
+
+def event_mark(run: str, number: int) -> str:
+    """`eventId` in the meta of an instance's event: a text of the run's own, and the event's number in it, from 1 on.
+
+    An instance that had no answer sends an event again, with the same mark; so a network can tell a repeat.
+    """
+    return f"{run}.{number}"
 
 
 def event_meta(agent_name: str, task_id: str, version: str | None = None) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["TICKS_PER_S", "ALL_CACHED", "from_unix_ns", "to_unix_s"]
+__all__ = ["ALL_CACHED", "ALL_KEPT", "TICKS_PER_S", "from_unix_ns", "to_unix_s"]
 
 TICKS_PER_S = 10_000_000
 ALL_CACHED = 1000
 """A cursor older than anything kept: a subscription that starts here gets all that the channel's tail still holds."""
+ALL_KEPT = 10**16
+"""A cursor before every network's first message, and yet an instant (in 2001): with all of the log, where there is one."""
 
 
 def from_unix_ns(nanoseconds: int) -> int:

@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from published_tasks import GatewayNode, World
+
+from blocks_network.transport.http import POOL
 
 
 @dataclass
@@ -90,8 +93,11 @@ def platform() -> Iterator[Platform]:
         def log_message(self, *_: object) -> None:
             """Tests have their own words."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # fifty threads connect at once
+
+    server = Server(("127.0.0.1", 0), Handler)
     known = Platform(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -107,3 +113,21 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     for name in ("API_KEY", "CDM_URL", "BACKEND_URL", "SUBSCRIBE_KEY", "PUBLISH_KEY"):
         monkeypatch.delenv(f"BLOCKS_{name}", raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[GatewayNode]:
+    """Keeps what earlier tests published: each task of a test has a number of its own."""
+    node = GatewayNode().start()
+    yield node
+    POOL.close_idle()
+    node.stop()
+
+
+@pytest.fixture
+def world(platform: Platform, gateway: GatewayNode) -> Iterator[World]:
+    made = World(platform, gateway)
+    yield made
+    for session in made.sessions:
+        session.close()
+    made.client.destroy()

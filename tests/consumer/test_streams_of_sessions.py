@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from blocks_network import StreamUnavailableError, TaskClient, TaskContext
+from blocks_network.server.config import NodeConfig
+from blocks_network.server.node import Node
 from blocks_network.testing.network import Network
 
 S = 10.0
@@ -47,17 +49,19 @@ def test_a_stream_of_a_quick_task_is_read_whole_however_late_it_is_opened(blocks
     assert session.result(S).text == "done"
 
 
-def test_a_stream_is_gone_once_the_end_of_its_task_is_known(blocks: Network, client: TaskClient) -> None:
-    blocks.agent(five_words, card=card("gone_words"))
-    session = client.send_message(agent_name="gone_words", stream=True)
-    session.wait_for_terminal(S)
-    (ref,) = session.list_streams()
-    with pytest.raises(StreamUnavailableError) as caught:
-        ref.open()
-    assert (caught.value.declared_stream, caught.value.terminal_state) == ("words", "completed")
-    connected = client.connect(session.task_id)
-    assert [each.descriptor.declared_stream for each in connected.list_streams()] == ["words"]
-    assert connected.open_all_streams() == []
+def test_a_stream_is_gone_once_the_end_of_its_task_is_known_where_streams_are_not_kept() -> None:
+    with Node(NodeConfig(features=frozenset({"cursor"}))) as node, Network(node) as network:
+        network.agent(five_words, card=card("gone_words"))
+        client = network.client()
+        session = client.send_message(agent_name="gone_words", stream=True)
+        session.wait_for_terminal(S)
+        (ref,) = session.list_streams()
+        with pytest.raises(StreamUnavailableError) as caught:
+            ref.open()
+        assert (caught.value.declared_stream, caught.value.terminal_state) == ("words", "completed")
+        connected = client.connect(session.task_id)
+        assert [each.descriptor.declared_stream for each in connected.list_streams()] == ["words"]
+        assert connected.open_all_streams() == []
 
 
 def test_a_stream_is_opened_and_read_within_its_callback_thread(blocks: Network, client: TaskClient) -> None:

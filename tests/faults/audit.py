@@ -92,10 +92,5 @@ class Audit:
     @property
     def clean(self) -> bool:
         return not (
-            self.not_ended
-            or self.ended_twice
-            or self.after_the_end
-            or self.lost
-            or self.doubled
-            or self.out_of_order
+            self.not_ended or self.ended_twice or self.after_the_end or self.lost or self.doubled or self.out_of_order
         )

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 class Process:
-    """A Python process. Lines of its standard output are JSON objects and wait to be taken; its standard error is kept."""
+    """A Python process. The lines that it prints are JSON objects and wait to be taken; its standard error is kept."""
 
     def __init__(self, *arguments: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKS_")}

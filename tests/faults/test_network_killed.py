@@ -90,7 +90,9 @@ def test_what_was_acknowledged_survives_every_kill(
     seen_wrong = sum(numbers_of(session.list_events()) != list(range(NUMBERS)) for session in load.sessions)
     assert running.end() == 0
     audit = Audit.of(read_channels(running.data), dict.fromkeys((s.task_id for s in load.sessions), NUMBERS))
-    print(f"{ROUNDS} kills, {load.unanswered} calls without an answer, {seen_wrong} sessions with wrong events, {audit}")
+    print(
+        f"{ROUNDS} kills, {load.unanswered} calls without an answer, {seen_wrong} sessions with wrong events, {audit}"
+    )
     assert audit.tasks >= 10 * ROUNDS, "too little was under way to show anything"
     assert {end.state for end in ends} == {"completed"}
     assert audit.clean, audit

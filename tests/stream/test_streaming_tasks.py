@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blocks_network import StreamUnavailableError, TaskContext, TaskSession, text_part
+from blocks_network import TaskContext, TaskSession, text_part
 from blocks_network.stream import StreamClient, StreamEndedError
 from blocks_network.testing.network import Network
 
@@ -308,15 +308,6 @@ def test_an_external_stream_is_written_by_whoever_holds_its_token(stage: Stage) 
     outside.end()
     assert not outside.is_active
     session.cancel()
-
-
-def test_a_stream_that_was_never_opened_is_unavailable_after_the_terminal(stage: Stage) -> None:
-    stage.agent(lambda task, ctx: ctx.create_stream().write("x"))
-    session = stage.request()
-    assert session.wait_for_terminal(timeout=WAIT_S).state == "completed"
-    (ref,) = session.list_streams()
-    with pytest.raises(StreamUnavailableError, match="live only"):
-        ref.open()
 
 
 def test_what_a_generator_yields_goes_to_the_stream_and_what_it_returns_is_an_artifact(stage: Stage) -> None:

@@ -32,7 +32,7 @@ class AgentStreams:
     """Safe for threads. Nothing is started before the first stream.
 
     `fail_task(task_id, reason, cause)` ends a task as failed; `undelivered(task_id, fault)` hears of data that the
-    network will never take; `changed()` that the number of active streams has.
+    network will never take; `changed()` that the number of active streams has. `durable`: the network keeps streams.
     """
 
     def __init__(
@@ -45,8 +45,10 @@ class AgentStreams:
         fail_task: Callable[[str, str, BaseException | None], None],
         undelivered: Callable[[str, TransportError], None],
         changed: Callable[[], None],
+        durable: bool = False,
     ) -> None:
         self.agent_name, self.running_time_s = agent_name, running_time_s
+        self._durable = durable
         self.declared = cards.streams(card)
         self._fail_task, self._undelivered, self._changed = fail_task, undelivered, changed
         self._threads = StreamThreads(whose)
@@ -231,6 +233,7 @@ class AgentStreams:
             max_latency_ms=max_latency_ms,
             keys=task.keys,
             threads=self._threads,
+            durable=self._durable,
             renew=lambda: self._renewed(entry, plan),
             lost=lambda fault: self._lost(entry, fault),
         )

@@ -60,11 +60,14 @@ class StreamObject:
         return not self._ended and self._client.is_active
 
     def write(self, data: Any, *, timeout_s: float | None = None) -> None:
-        """As StreamClient.write. RuntimeError once the stream has ended, by whomever: a handler's sign to stop."""
+        """As StreamClient.write. RuntimeError once the stream has ended, by whomever: a handler's sign to stop.
+
+        Also when it would have to wait for room although the task was asked to end; what still fits goes out.
+        """
         if self._ended:
             raise StreamEndedError(f"stream {self.stream_id} has ended")
         self._checkpoint()
-        self._client.write(data, timeout_s=timeout_s)
+        self._client.write(data, timeout_s=timeout_s, until=self._left)
 
     @property
     def inbound(self) -> Iterator[InboundMessage]:
@@ -101,14 +104,15 @@ class StreamObject:
                 return
             self._ended = True
         if self._shared:  # the others read on
-            self.finish_reading()
+            self.stop_waiting()
         self._released(self, timeout_s)
         self._endings.ended()
 
-    def finish_reading(self) -> None:
-        """Iterators of this object end; what waits is left to others."""
+    def stop_waiting(self) -> None:
+        """Iterators of this object end, and no write waits for room; what waits to be read is left to others."""
         self._left.set()
         self._client.wake_readers()
+        self._client.wake_writers()
 
     def stream_failed(self, error: StreamError) -> None:
         self._endings.failed(error)

@@ -194,11 +194,11 @@ class TaskStreams:
                 self._objects.remove(made)
 
     def _asked_to_end(self) -> None:
-        """Who reads in the handler is woken and finishes. What it still writes goes out."""
+        """Who reads or waits for room in the handler is woken and finishes. What it still writes goes out."""
         with self._lock:
             objects = [made for made in self._objects if isinstance(made, StreamObject)]
         for made in objects:
-            made.finish_reading()
+            made.stop_waiting()
 
     def _write(self, value: Any) -> None:
         if self._sink is None:

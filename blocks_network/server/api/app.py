@@ -12,8 +12,15 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blocks_network.server.api import admin, cdm, files, keys, registry, tasks, tokens, webhooks
-from blocks_network.server.api.errors import ApiRefusal, answer_http_exception, answer_refusal, json_answer
+from blocks_network.server.api.errors import (
+    ApiRefusal,
+    answer_http_exception,
+    answer_refusal,
+    answer_store_fault,
+    json_answer,
+)
 from blocks_network.server.api.services import Services
+from blocks_network.server.store.database import StoreFault
 from blocks_network.wire.versions import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_HEADER,
@@ -38,7 +45,11 @@ def build_api(services: Services) -> Starlette:
     app = Starlette(
         routes=[route for noun in nouns for route in noun.routes(services)],
         middleware=[Middleware(Conventions)],
-        exception_handlers={ApiRefusal: answer_refusal, HTTPException: answer_http_exception},
+        exception_handlers={
+            ApiRefusal: answer_refusal,
+            HTTPException: answer_http_exception,
+            StoreFault: answer_store_fault,
+        },
     )
     app.router.redirect_slashes = False  # some clients follow a redirect with a GET, and without the body
     app.router.default = _nothing_here

@@ -9,10 +9,12 @@
 | 409 | it contradicts what is there |
 | 413 | the body is larger than the network takes |
 | 422 | it can be read, and what it describes cannot be accepted |
+| 503 | the network cannot store anything now; nothing was changed, call again later |
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -26,12 +28,15 @@ __all__ = [
     "ApiRefusal",
     "answer_http_exception",
     "answer_refusal",
+    "answer_store_fault",
     "bad_request",
     "forbidden",
     "json_answer",
     "not_found",
     "unauthenticated",
 ]
+
+log = logging.getLogger(__name__)
 
 
 class ApiRefusal(Exception):
@@ -84,6 +89,13 @@ async def answer_refusal(_request: Request, fault: Exception) -> Response:
     """Starlette's handler for ApiRefusal."""
     assert isinstance(fault, ApiRefusal)
     return json_answer({"code": fault.code, "error": fault.error, **fault.more}, fault.status, fault.headers)
+
+
+async def answer_store_fault(request: Request, fault: Exception) -> Response:
+    """Starlette's handler for a database that refuses: a full disk, above all."""
+    log.error("%s %s was not done: the database refuses (%s)", request.method, request.url.path, fault)
+    error = "the network cannot store anything now; nothing was changed, call again later"
+    return json_answer({"code": "STORE_UNAVAILABLE", "error": error}, 503, {"Retry-After": "1"})
 
 
 async def answer_http_exception(_request: Request, fault: Exception) -> Response:

@@ -11,6 +11,7 @@ from blocks_network.server.access.jwts import AccessTokens
 from blocks_network.server.access.keysets import Keysets
 from blocks_network.server.access.refresh import RefreshTokens
 from blocks_network.server.bus import Bus
+from blocks_network.server.features import FEATURES
 from blocks_network.server.limits import Limits
 from blocks_network.server.presence import Presence
 from blocks_network.server.store.database import Database
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
     from blocks_network.server.blobs import Blobs
     from blocks_network.server.tasks.service import TaskService
 
-__all__ = ["FEATURES", "Services"]
-
-FEATURES = ("batch-publish", "cursor", "webhooks")
-"""What this network offers beyond the hosted protocol, as the configuration document announces it."""
+__all__ = ["Services"]
 
 
 @dataclass(frozen=True, slots=True)

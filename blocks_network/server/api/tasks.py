@@ -1,7 +1,8 @@
 """JSON-RPC 2.0: the calls about tasks, at one path. What they mean is in `server/tasks`.
 
 A refusal is an answer like any other, HTTP 200 with `error`: clients take an HTTP status for the whole answer. The
-exception is a network that has no time at all, HTTP 503, after which clients call again by themselves.
+exception is a network that has no time at all, or no room on its disk, HTTP 503, after which clients call again by
+themselves: nothing was changed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ __all__ = ["routes"]
 log = logging.getLogger(__name__)
 
 RPC_OPERATIONS = {method: f"rpc/{method}" for method in METHODS}
-BUSY, BUSY_RETRY_S = "NetworkBusy", "1"
+STORE_UNAVAILABLE = "StoreUnavailable"
+BUSY, BUSY_RETRY_S = frozenset({"NetworkBusy", STORE_UNAVAILABLE}), "1"
 CALL_ID_CHARS = 255
 FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
 """What an identity may call that runs agents and sends no tasks."""
@@ -57,7 +59,7 @@ def routes(services: Services) -> list[Route]:
         if isinstance(method, str) and method in RPC_OPERATIONS:
             request.scope[OPERATION] = RPC_OPERATIONS[method]
         answered = await answer(services, principal, envelope)
-        if answered.get("error", {}).get("data", {}).get("code") == BUSY:
+        if answered.get("error", {}).get("data", {}).get("code") in BUSY:
             return json_answer(answered, 503, {"Retry-After": BUSY_RETRY_S})
         return json_answer(answered)
 
@@ -84,7 +86,7 @@ async def answer(services: Services, principal: Principal, envelope: Mapping[str
     except StoreFault:
         log.exception("%s was not taken: the database refuses", method)
         text = "the network cannot store anything now; nothing was changed, call again later"
-        return error_envelope(call_id, INTERNAL_ERROR, text, data={"code": "StoreUnavailable", "message": text})
+        return error_envelope(call_id, INTERNAL_ERROR, text, data={"code": STORE_UNAVAILABLE, "message": text})
     return result_envelope(call_id, result)
 
 

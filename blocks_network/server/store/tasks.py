@@ -177,9 +177,7 @@ def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[tuple
 
 def holder_of(connection: Connection, user_id: str, key: str) -> str | None:
     """The task that has this user's idempotency key; None when it is free."""
-    asked = select(idempotency.c.task_id).where(
-        idempotency.c.user_id == user_id, idempotency.c.idempotency_key == key
-    )
+    asked = select(idempotency.c.task_id).where(idempotency.c.user_id == user_id, idempotency.c.idempotency_key == key)
     return connection.execute(asked).scalar()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from blocks_network.server.tasks.ledger import Outgoing
 from blocks_network.server.tasks.live import LiveTask
 from blocks_network.wire.channels import setup_channel, upload_channel
 from blocks_network.wire.control import PIPE_MAX_MINUTES, targeted_meta
+from blocks_network.wire.setup import stream_channel
 from blocks_network.wire.versions import PROTOCOL_VERSION
 
 __all__ = ["CONTROL_MINUTES", "Courier", "ReadGrant", "TaskTokens", "control_draft", "start_draft"]
@@ -74,11 +76,25 @@ class TaskTokens:
         }
         return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels)
 
-    def read(self, keys: Keyset, channel: str, *, duration_minutes: int | None, max_running_s: int | None) -> ReadGrant:
-        """For a reader of the task: its events and files."""
+    def read(
+        self,
+        keys: Keyset,
+        channel: str,
+        *,
+        duration_minutes: int | None,
+        max_running_s: int | None,
+        streams_of: tuple[str, str] | None = None,
+    ) -> ReadGrant:
+        """For a reader of the task: its events and files, and what was kept of its own streams.
+
+        `streams_of` is (agent name, task id) where streams are kept; those that tasks share are nobody's own.
+        """
         needed = duration_minutes if duration_minutes is not None else math.ceil((max_running_s or 0) / 60)
         minutes = _bounded(max(READ_MINUTES, needed + SPARE_MINUTES if needed else 0))
-        token = self._tokens.mint(keys, ttl_minutes=minutes, channels={channel: Bits.READ})
+        patterns = None
+        if streams_of is not None:
+            patterns = {rf"^{re.escape(stream_channel(*streams_of))}-[0-9]+$": Bits.READ}
+        token = self._tokens.mint(keys, ttl_minutes=minutes, channels={channel: Bits.READ}, patterns=patterns)
         return ReadGrant(token, channel, minutes)
 
     def control(self, fleet: Fleet[LiveTask], keys: Keyset) -> str:

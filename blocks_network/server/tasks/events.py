@@ -1,4 +1,8 @@
-"""Events on task channels as the network reads them: just the fields that move a task's state."""
+"""Events on task channels as the network reads them: just the fields that move a task's state.
+
+An instance marks each of its events (`eventId` in the meta, RUN.NUMBER), so that one that is sent again, because its
+answer got lost, can be told from a new one.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ import msgspec
 
 from blocks_network.wire.events import TERMINAL_STATES
 
-__all__ = ["Heard", "hear"]
+__all__ = ["Heard", "Mark", "hear", "mark_of"]
 
+RUN_CHARS, NUMBER_CHARS = 64, 18
 AGENT_EVENTS = frozenset({"progress", "artifact", "terminal", "system"})
 
 
@@ -48,7 +53,39 @@ class Heard(msgspec.Struct, rename="camel", frozen=True):
         return value if isinstance(value, str) else None
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """Which event of which run it is. `attempt` is 0 where the instance does not say."""
+
+    run: str
+    number: int
+    attempt: int
+
+
+class _Meta(msgspec.Struct, rename="camel", frozen=True):
+    event_id: Any = None
+    attempt: Any = None
+
+
 _decoder = msgspec.json.Decoder(Heard)
+_meta_decoder = msgspec.json.Decoder(_Meta)
+
+
+def mark_of(meta: bytes | None) -> Mark | None:
+    """None for an event without a mark: the network's own, and those of runtimes that set none."""
+    if meta is None or b'"eventId"' not in meta:
+        return None
+    try:
+        told = _meta_decoder.decode(meta)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    run, _, number = told.event_id.rpartition(".") if isinstance(told.event_id, str) else ("", "", "")
+    if not run or len(run) > RUN_CHARS or not _is_number(number):
+        return None
+    return Mark(run, int(number), int(told.attempt) if _is_number(told.attempt) else 0)
+
+
+def _is_number(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= NUMBER_CHARS
 
 
 def hear(payload: bytes) -> Heard | None:

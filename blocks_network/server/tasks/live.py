@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.store.tasks import COLUMNS, TaskRecord
+from blocks_network.server.tasks.events import Mark
 from blocks_network.server.tasks.life import WAITING
 from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.server.webhooks.config import Webhook
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from blocks_network.server.tasks.leases import Fleet
 
 __all__ = ["LiveTask", "Outcome"]
+
+MARKS_MAX = 32
+"""Runs of a task whose events can be told from repeats; there are as many as attempts at most, and some refusals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,21 @@ class LiveTask(TaskRecord):
     lost_by: str | None = None
     """The instance that was thought lost when the task was taken back: it may show that it has it after all."""
 
+    recalled: bool = True
+    """False after a restart, until what stands on the channel was looked at for `marks`."""
+    marks: dict[str, int] = field(default_factory=dict)
+    """The last event of each run that stands on the channel."""
+
+    def note(self, mark: Mark | None) -> None:
+        """An event with this mark stands on the channel."""
+        if mark is not None and mark.number > self.marks.get(mark.run, 0):
+            if len(self.marks) >= MARKS_MAX and mark.run not in self.marks:
+                del self.marks[next(iter(self.marks))]
+            self.marks[mark.run] = mark.number
+
+    def has(self, mark: Mark | None) -> bool:
+        return mark is not None and mark.number <= self.marks.get(mark.run, 0)
+
     @property
     def waits(self) -> bool:
         return self.state in WAITING
@@ -63,4 +82,4 @@ class LiveTask(TaskRecord):
         policy = RetryPolicy.from_text(record.retry_policy)
         channel = task_channel(record.task_id, record.org_id)
         hook = None if record.webhook is None else Webhook.from_text(record.webhook)
-        return cls(**values, keys=keys, fleet=fleet, policy=policy, channel=channel, hook=hook)
+        return cls(**values, keys=keys, fleet=fleet, policy=policy, channel=channel, hook=hook, recalled=False)

@@ -16,7 +16,7 @@ from blocks_network.server.bus import Draft, Kind, Message
 from blocks_network.server.limits import Limits
 from blocks_network.server.store.outbox import OutboxMessage
 from blocks_network.server.tasks.dispatch import TaskTokens, control_draft, encode, start_draft
-from blocks_network.server.tasks.events import Heard, hear
+from blocks_network.server.tasks.events import Heard, hear, mark_of
 from blocks_network.server.tasks.fleets import Fleets
 from blocks_network.server.tasks.leases import Fleet, Instance
 from blocks_network.server.tasks.ledger import Ledger, Outgoing
@@ -186,6 +186,7 @@ class Overseer:
         instance.cool_until_ms = self._timers.now_ms() + DEAF_MS
         instance.leases.pop(task.task_id, None)
         self._take_back(task, lost_by=task.instance_id)
+        self.pump(task.fleet)
 
     # --- what instances show ---
 
@@ -196,6 +197,7 @@ class Overseer:
         task = self.task_of(draft)
         if task is None:
             return
+        task.note(mark_of(draft.meta))
         event = hear(draft.payload) if draft.kind is Kind.MESSAGE else None
         if event is None:
             return
@@ -258,9 +260,10 @@ class Overseer:
         if instance is not None:
             instance.refused(task.task_id, self._timers.now_ms())
         self._take_back(task, lost_by=None)
+        self.pump(task.fleet)
 
     def _take_back(self, task: LiveTask, *, lost_by: str | None, pause_ms: int = 0) -> None:
-        """The task is without an instance: it waits before all others, or ends if that was asked for."""
+        """The task is without an instance: it waits before all others, or ends if that was asked for. The caller pumps."""
         if task.closing:
             return
         self._move(task, Happening.TAKEN_BACK)
@@ -273,7 +276,6 @@ class Overseer:
         else:
             task.fleet.queue(task.task_id, task, first=True)
         self._ledger.update(task)
-        self.pump(task.fleet)
 
     def ready(self, task: LiveTask) -> None:
         """The pause before another attempt is over."""
@@ -297,6 +299,7 @@ class Overseer:
             elif not self._run_again(task, INSTANCE_LOST, lost_by=instance.instance_id):
                 error = f"the instance {instance.instance_id} that ran the task is gone"
                 self.end(task, Outcome("failed", error=error, reason=INSTANCE_LOST))
+        self.pump(fleet)
 
     def _run_again(self, task: LiveTask, cause: str, *, lost_by: str | None) -> bool:
         """Takes the task back for its next attempt, if its policy has one for this cause."""
@@ -312,7 +315,9 @@ class Overseer:
         if task.ending is not None or task.policy.again_in_ms(FAILED, task.attempt) is None:
             return False
         self._release(task)
-        return self._run_again(task, FAILED, lost_by=None)
+        again = self._run_again(task, FAILED, lost_by=None)
+        self.pump(task.fleet)
+        return again
 
     # --- ends ---
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -82,7 +82,9 @@ class TaskService:
         clock: Callable[[], float] = time.time,
         uploads: Uploads | None = None,
         webhooks: Webhooks | None = None,
+        keeps_streams: bool = False,
     ) -> None:
+        self._keeps_streams = keeps_streams
         self._database, self._bus, self._keysets, self._limits = database, bus, keysets, limits
         self._uploads, self._webhooks = uploads, webhooks
         self.timers = Timers(clock)
@@ -110,7 +112,7 @@ class TaskService:
         self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
         self._claims: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
         """Calls under way, by user and idempotency key."""
-        self._serial = itertools.count(secrets.randbits(16))
+        self._stamp = 0
         self._unfollow: Callable[[], None] | None = None
 
     # --- life ---
@@ -282,7 +284,8 @@ class TaskService:
     ) -> LiveTask:
         now_ms = self.timers.now_ms()
         keys = self._keysets.for_billing(provider.billing_mode)  # type: ignore[arg-type]  # checked at registration
-        task_id = f"task-{now_ms:012x}{next(self._serial) % 0x10000:04x}{secrets.token_hex(6)}"
+        self._stamp = max(self._stamp + 1, now_ms << 16)  # ids rise with the order of arrival, whatever the clock does
+        task_id = f"task-{self._stamp:016x}{secrets.token_hex(6)}"
         claims = {"sub": principal.user_id, "org": principal.org_id}
         return LiveTask(
             task_id=task_id,
@@ -319,7 +322,7 @@ class TaskService:
     def _answer(
         self, record: TaskRecord, state: str, *, idempotent: bool = False, cursor: int | None = None
     ) -> dict[str, Any]:
-        grant = self._grant(record)
+        grant = self._grant(record, with_streams=False)  # a sender has the tokens of announcements
         keys = self._keysets.by_name(record.keyset)
         blocks: dict[str, Any] = {
             "readToken": grant.token,
@@ -352,10 +355,12 @@ class TaskService:
         got."""
         wanted = list_filter(params, principal.org_id, self._limits.tasks_per_page)
         await self._ledger.flush()
-        records, total = await self._database.read(partial(store.page, wanted=wanted))
-        answer: dict[str, Any] = {"tasks": [task_view(record) for record in records], "totalCount": total}
-        if records and len(records) == wanted.limit:
-            answer["next"] = next_cursor(records[-1])
+        one_more = replace(wanted, limit=wanted.limit + 1 if wanted.limit else 0)  # tells whether there is a next page
+        records, total = await self._database.read(partial(store.page, wanted=one_more))
+        shown = records[: wanted.limit]
+        answer: dict[str, Any] = {"tasks": [task_view(record) for record in shown], "totalCount": total}
+        if len(records) > len(shown):
+            answer["next"] = next_cursor(shown[-1])
         return answer
 
     async def read_grant(self, principal: Principal, task_id: str, role: Literal["consumer", "provider"]) -> ReadGrant:
@@ -384,12 +389,13 @@ class TaskService:
             return None
         return self._grant(record)
 
-    def _grant(self, record: TaskRecord) -> ReadGrant:
+    def _grant(self, record: TaskRecord, *, with_streams: bool = True) -> ReadGrant:
         return self._tokens.read(
             self._keysets.by_name(record.keyset),
             task_channel(record.task_id, record.org_id),
             duration_minutes=record.duration_minutes,
             max_running_s=record.max_running_s,
+            streams_of=(record.agent_name, record.task_id) if self._keeps_streams and with_streams else None,
         )
 
     async def _find(self, task_id: str, principal: Principal) -> TaskRecord:

@@ -52,10 +52,13 @@ class Clock:
     """Unix seconds that pass only when the test says so."""
 
     def __init__(self) -> None:
-        self.now_s = float(int(time.time()))
+        self._now_ms = int(time.time()) * 1000
 
     def __call__(self) -> float:
-        return self.now_s
+        return (self._now_ms + 0.5) / 1000  # so that the network's milliseconds are these, however it rounds
+
+    def advance(self, seconds: float) -> None:
+        self._now_ms += round(seconds * 1000)
 
 
 class House:
@@ -116,7 +119,7 @@ class House:
 
     async def advance(self, seconds: float) -> None:
         """Lets time pass: what is due happens, and is in the database and on the bus when this returns."""
-        self.clock.now_s += seconds
+        self.clock.advance(seconds)
         self.network.presence.expire()
         self.network.tasks.timers.run_due()
         await self.settle()
