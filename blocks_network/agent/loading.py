@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import itertools
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from blocks_network.agent.importing import import_file, import_module, symbol_of
 from blocks_network.errors import HandlerLoadError
 from blocks_network.wire.channels import is_agent_name
 
@@ -31,7 +28,6 @@ __all__ = [
 
 PACKAGE_REGISTRY = Path(__file__).resolve().parent.parent / "registry.json"
 CARD_FILE = "agent-card.json"
-_numbers = itertools.count(1)
 _ORIGIN = "_registry_file"
 """Where an entry's paths are relative to; not part of the file's format."""
 
@@ -48,6 +44,8 @@ class LoadedHandler:
     concurrency: int | None = None
     expected_instances: int | None = None
     requires_env: tuple[str, ...] = field(default=())
+    files: tuple[Path, ...] = field(default=())
+    """What it was loaded from, as far as that is files: its own, its card's, its registry's."""
 
     def missing_env(self) -> list[str]:
         """Required variables that are unset or empty."""
@@ -68,6 +66,8 @@ def load_registry(path: str | Path | None = None) -> dict[str, Any]:
     for index, entry in enumerate(handlers):
         if not isinstance(entry, dict):
             raise HandlerLoadError(f"{file}: handlers[{index}] is not an object")
+        if entry.get("runtime") == "python" and (not isinstance(entry.get("name"), str) or not entry["name"]):
+            raise HandlerLoadError(f"{file}: handlers[{index}].name is {entry.get('name')!r}, not a name")
         entry[_ORIGIN] = str(file.resolve())
     return registry
 
@@ -86,13 +86,15 @@ def load_handler_function(entry: Mapping[str, Any]) -> Callable[..., Any]:
     entrypoint = entry.get("entrypoint")
     path = entrypoint.get("path") if isinstance(entrypoint, Mapping) else None
     symbol = entrypoint.get("symbol") if isinstance(entrypoint, Mapping) else None
-    if not isinstance(path, str) or not path or not isinstance(symbol, str) or not symbol:
-        raise HandlerLoadError(f"handler {entry.get('name')!r}: entrypoint.path or entrypoint.symbol is missing")
+    for key, value in (("path", path), ("symbol", symbol)):
+        if not isinstance(value, str) or not value:
+            raise HandlerLoadError(f"{_place(entry)}: entrypoint.{key} is missing")
+    assert isinstance(path, str) and isinstance(symbol, str)
     origin = Path(entry.get(_ORIGIN) or PACKAGE_REGISTRY)
     if origin == PACKAGE_REGISTRY:
         module = path.removeprefix("./").removesuffix(".py").replace("/", ".")
-        return _symbol(_import(f"blocks_network.{module}"), symbol, path)
-    return _symbol(_import_file(origin.parent / path), symbol, path)
+        return symbol_of(import_module(f"blocks_network.{module}"), symbol, path)
+    return symbol_of(import_file(origin.parent / path), symbol, path)
 
 
 def from_registry(name: str, registry_path: str | Path | None = None) -> LoadedHandler:
@@ -107,19 +109,40 @@ def from_registry(name: str, registry_path: str | Path | None = None) -> LoadedH
         )
     agent_name = entry.get("agentName")
     if not is_agent_name(agent_name):
-        raise HandlerLoadError(f"handler {name!r}: agentName {agent_name!r} is not made of letters, digits and _")
-    defaults = entry.get("defaults") if isinstance(entry.get("defaults"), dict) else {}
-    required = entry.get("requiresEnv") or []
+        raise HandlerLoadError(f"{_place(entry)}: agentName {agent_name!r} is not made of letters, digits and _")
+    defaults, where = _section(entry, "defaults"), f"{_place(entry)}: defaults"
+    concurrency = _number(defaults, "concurrency", where)
     return LoadedHandler(
         name=name,
         agent_name=str(agent_name),
         function=load_handler_function(entry),
         card=derive_card(str(agent_name), entry.get("name"), entry.get("description"), entry.get("tags")),
         derived=True,
-        concurrency=_number(defaults, "concurrency", f"handler {name!r}") or _number(defaults, "maxThreads", name),
-        expected_instances=_number(defaults, "expectedInstances", f"handler {name!r}"),
-        requires_env=tuple(str(variable) for variable in required),
+        concurrency=_number(defaults, "maxThreads", where) if concurrency is None else concurrency,
+        expected_instances=_number(defaults, "expectedInstances", where),
+        requires_env=_variables(entry),
+        files=_files(entry),
     )
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    """Where an entry stands, for faults."""
+    return f"{entry.get(_ORIGIN) or PACKAGE_REGISTRY}: handler {entry.get('name')!r}"
+
+
+def _variables(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    required = entry.get("requiresEnv") or []
+    if not isinstance(required, list) or not all(isinstance(name, str) and name for name in required):
+        raise HandlerLoadError(
+            f"{_place(entry)}: requiresEnv is no list of names of variables", hint='write "requiresEnv": ["A_KEY"]'
+        )
+    return tuple(required)
+
+
+def _files(entry: Mapping[str, Any]) -> tuple[Path, ...]:
+    """None for the package's own: they do not change while they run."""
+    origin = Path(entry.get(_ORIGIN) or PACKAGE_REGISTRY)
+    return () if origin == PACKAGE_REGISTRY else (origin, (origin.parent / entry["entrypoint"]["path"]).resolve())
 
 
 def from_reference(reference: str) -> LoadedHandler:
@@ -128,12 +151,12 @@ def from_reference(reference: str) -> LoadedHandler:
     if not place or not symbol:
         raise HandlerLoadError(f"{reference!r} names no function", hint="write module:function or path.py:function")
     if place.endswith(".py"):
-        module = _import_file(Path(place))
+        module = import_file(Path(place))
     else:
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
-        module = _import(place)
-    function = _symbol(module, symbol, place)
+        module = import_module(place)
+    function = symbol_of(module, symbol, place)
     stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
     name = symbol if symbol not in ("handler", "handle", "main") else stem
     agent_name = "".join(char if char.isascii() and char.isalnum() else "_" for char in name).strip("_") or "agent"
@@ -144,6 +167,7 @@ def from_reference(reference: str) -> LoadedHandler:
         function=function,
         card=derive_card(agent_name, name, lines[0] if lines else None, None),
         derived=True,
+        files=(Path(module.__file__).resolve(),) if module.__file__ else (),
     )
 
 
@@ -163,10 +187,11 @@ def from_card(path: Path) -> LoadedHandler:
     return LoadedHandler(
         name=str(agent_name),
         agent_name=str(agent_name),
-        function=_symbol(_import_file(path.resolve().parent / handler), str(export), handler),
+        function=symbol_of(import_file(path.resolve().parent / handler), str(export), handler),
         card=card,
-        concurrency=_number(runtime, "concurrency", str(path)),
-        expected_instances=_number(runtime, "expectedInstances", str(path)),
+        concurrency=_number(runtime, "concurrency", f"{path}: runtime"),
+        expected_instances=_number(runtime, "expectedInstances", f"{path}: runtime"),
+        files=(path.resolve(), (path.resolve().parent / handler).resolve()),
     )
 
 
@@ -209,64 +234,7 @@ def _number(section: Any, key: str, where: str) -> int | None:
     try:
         number = int(value)
     except (TypeError, ValueError) as fault:
-        raise HandlerLoadError(f"{where}: {key} is {value!r}, not a whole number") from fault
+        raise HandlerLoadError(f"{where}.{key} is {value!r}, not a whole number") from fault
     if number < 0:
-        raise HandlerLoadError(f"{where}: {key} is {number}, below 0")
+        raise HandlerLoadError(f"{where}.{key} is {number}, below 0")
     return number
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as fault:
-        if fault.name and (name == fault.name or name.startswith(f"{fault.name}.")):
-            raise HandlerLoadError(
-                f"Failed to import {name}: there is no module of that name",
-                hint="run from the folder that holds it, or name a file: path/to/file.py:function",
-            ) from fault
-        raise HandlerLoadError(f"Failed to import {name}: it needs {fault.name}, which is not installed") from fault
-    except SyntaxError as fault:
-        raise HandlerLoadError(f"Failed to import {name}: {_syntax(fault)}") from fault
-    except Exception as fault:
-        raise HandlerLoadError(f"Failed to import {name}: {type(fault).__name__}: {fault}") from fault
-
-
-def _import_file(path: Path) -> ModuleType:
-    """Loads a file under a name of its own, with its folder importable, as if it had been run from there."""
-    file = path.resolve()
-    if not file.is_file():
-        raise HandlerLoadError(f"handler file not found: {path}", hint="it is looked for relative to where you are")
-    if str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(f"_blocks_handler_{next(_numbers)}_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise HandlerLoadError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and pickle look their module up
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as fault:
-        del sys.modules[spec.name]
-        raise HandlerLoadError(f"{path} is no valid Python: {_syntax(fault)}") from fault
-    except Exception as fault:
-        del sys.modules[spec.name]
-        raise HandlerLoadError(f"{path} failed while it was loaded: {type(fault).__name__}: {fault}") from fault
-    return module
-
-
-def _syntax(fault: SyntaxError) -> str:
-    return f"{fault.msg} in line {fault.lineno}"
-
-
-def _symbol(module: ModuleType, symbol: str, where: str) -> Callable[..., Any]:
-    found = getattr(module, symbol, None)
-    if found is None:
-        public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        own = [name for name in public if getattr(getattr(module, name), "__module__", None) == module.__name__]
-        raise HandlerLoadError(
-            f"function {symbol!r} not found in {where}", hint=f"it has: {', '.join(own or public) or 'no function'}"
-        )
-    if not callable(found):
-        raise HandlerLoadError(f"{symbol!r} in {where} is not callable, it is of type {type(found).__name__}")
-    function: Callable[..., Any] = found
-    return function

@@ -21,12 +21,14 @@ from blocks_network.agent.loading import CARD_FILE, LoadedHandler, from_card, fr
 from blocks_network.agent.options import AgentInstanceOptions
 from blocks_network.api.registry import register_agent
 from blocks_network.cli.output import ExitCode, note
+from blocks_network.cli.reload import Reloader, reloading_modules
 from blocks_network.cli.task import Request, run_task
 from blocks_network.errors import ConfigurationError, TransportError
 
 __all__ = ["run"]
 
 DEFAULT_HANDLER = "echo"
+JOIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,12 @@ class Target:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Loads first, so that a fault in the handler is told before anything starts."""
+    if options.reload:
+        reloading_modules()
     handler = _load(options)
+    if handler.files and handler.files[0].name == CARD_FILE:
+        note(f"[agent] using {CARD_FILE} from {handler.files[0].parent}")
+    _check_env(handler)
     request = Request.read(options.task, options.file) if options.sends else None
     if not options.local and not settings.API_KEY.read():
         raise ConfigurationError(
@@ -58,19 +65,21 @@ def run(options: argparse.Namespace) -> ExitCode:
 def _load(options: argparse.Namespace) -> LoadedHandler:
     card = Path(os.getcwd()) / CARD_FILE
     if options.handler is None and options.registry is None and card.is_file():
-        note(f"[agent] using {CARD_FILE} from {card.parent}")
         handler = from_card(card)
     elif options.handler is not None and ":" in options.handler:
         handler = from_reference(options.handler)
     else:
         handler = from_registry(options.handler or DEFAULT_HANDLER, options.registry)
+    return handler
+
+
+def _check_env(handler: LoadedHandler) -> None:
     missing = handler.missing_env()
     if missing:
         raise ConfigurationError(
             f"handler {handler.name!r} needs environment variables that are not set: {', '.join(missing)}",
             hint="set them in the environment or in .env",
         )
-    return handler
 
 
 @contextmanager
@@ -125,7 +134,8 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
             note(f"          export BLOCKS_CDM_URL={target.cdm_url}")
             note(f"          export BLOCKS_API_KEY={target.api_key}")
         note("[agent] running (press Ctrl+C to stop)")
-        ended.wait()
+        with _reloading(handler, instance, options):
+            ended.wait()
         if instance.running:
             note("[agent] stopping; once more to end at once")
         report = instance.stop()
@@ -136,6 +146,20 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
         sys.stderr.flush()
         os._exit(int(ExitCode.FAILED))
     return ExitCode.OK if report.clean else ExitCode.FAILED
+
+
+@contextmanager
+def _reloading(handler: LoadedHandler, instance: AgentHandle, options: argparse.Namespace) -> Iterator[None]:
+    if not options.reload:
+        yield
+        return
+    reloader = Reloader(handler, lambda: _load(options), instance.replace_handler)
+    reloader.start()
+    try:
+        yield
+    finally:
+        reloader.stop()
+        reloader.join(JOIN_S)
 
 
 def _tell(report: StopReport) -> None:

@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         help="set a bound of docs/limits.md, as publishes_per_s=100; may be repeated",
     )
     dev.add_argument(
+        "--fsync", action="store_true", help="with --data: what is acknowledged survives a loss of power too; slower"
+    )
+    dev.add_argument(
         "--access-log", action="store_true", help="write a line of JSON for each request to standard error"
     )
     dev.add_argument("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info)")
@@ -94,6 +97,7 @@ def _dev(options: argparse.Namespace) -> ExitCode:
         host=options.host,
         port=options.port,
         data_dir=options.data,
+        fsync=options.fsync,
         api_key=options.api_key,
         allow_private_webhooks=options.allow_private_webhooks,
         limits=Limits().changed(options.limit),

@@ -70,13 +70,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="one JSON object a line: the task's events, then its result")
     add("--timeout", type=_seconds, metavar="SECONDS", help="for the task (default: no limit)")
     add("--concurrency", type=_count, metavar="N", help="tasks at one time, 0 is no limit (default: the handler's own)")
+    add("--reload", action="store_true", help="take up changed handler files; tasks that run end with the old code")
     add("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info; nothing with a task)")
     return parser
 
 
 def _usage_fault(options: argparse.Namespace) -> str | None:
     if options.task is not None or options.file:
-        return None
+        return "--reload is about an agent that goes on: leave out --task and --file" if options.reload else None
     for name in ("out", "timeout", "json"):
         if getattr(options, name):
             return f"--{name} is about a task: add --task or --file"

@@ -31,10 +31,16 @@ __all__ = ["Following", "SessionFacts"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LINGER_S = 2.0
+"""How long a session that has closed itself still takes artifacts, on a network that may announce uploads late."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionFacts:
-    """What the network said when the session was made. `own_keyset`: the task lives on the client's keyset."""
+    """What the network said when the session was made. `own_keyset`: the task lives on the client's keyset.
+
+    `artifacts_may_be_late`: nothing promises that the terminal is this network's last word on a task.
+    """
 
     task_id: str
     owner_id: str
@@ -47,6 +53,7 @@ class SessionFacts:
     push_config_id: str | None = None
     role: Role = "consumer"
     own_keyset: bool = True
+    artifacts_may_be_late: bool = False
 
 
 class Following:
@@ -86,12 +93,15 @@ class Following:
         self._unread_end: str | None = None
         self._end_known = False
         self._cut_off: Exception | None = None
+        self._lingers = False
 
     def remember(self, past: list[Past]) -> int:
         """Takes a channel's history; returns the cursor from which to read on."""
         with self.changed:
             for message in past:
                 self.record.add(message.payload, message.timetoken)
+                if self.record.crowded():
+                    self.record.forget(self.delivery.oldest_needed())
         return past[-1].timetoken if past else ALL_CACHED
 
     def follow(self, cursor: int) -> None:
@@ -207,7 +217,10 @@ class Following:
     def accept(self, payload: Any, timetoken: int) -> None:
         """An event arrived."""
         with self.changed:
-            if self.closed or not self.record.add(payload, timetoken):
+            late = self.closed and not (
+                self._lingers and isinstance(payload, dict) and payload.get("type") == "artifact"
+            )
+            if late or not self.record.add(payload, timetoken):
                 return
             if self.record.crowded():
                 self.record.forget(self.delivery.oldest_needed())
@@ -276,6 +289,8 @@ class Following:
         with self.changed:
             self.abandoned = self.abandoned or not self.ended
         self._end()
+        if self._lingers:
+            self._stop_reading()
         self.streams.end_all()  # also those that were opened after the session's own end
         self.delivery.clear()
 
@@ -307,12 +322,22 @@ class Following:
             if self.closed:
                 return
             self.closed = True
-            feed, timer, pubnub = self._feed, self._drain_timer, self._pubnub
+            self._lingers = not cut and self.facts.artifacts_may_be_late
+            timer = self._drain_timer
             self.changed.notify_all()
         if timer is not None:
             timer.cancel()
         if cut:
             self.streams.end_all()
+        if self._lingers:
+            self.link.callbacks.later(LINGER_S, self._stop_reading)
+        else:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        with self.changed:
+            self._lingers = False
+            feed, pubnub = self._feed, self._pubnub
         if feed is not None:
             feed.stop()
         if pubnub is not None:

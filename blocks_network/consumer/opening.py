@@ -52,6 +52,7 @@ def open_sent(
         queued=sent.queued,
         push_config_id=sent.push_config_id,
         own_keyset=own_keyset,
+        artifacts_may_be_late=sent.cursor is None,
     )
     session = TaskSession(facts, link, auto_drain=auto_drain, drain_window_s=drain_window_s)
     inside = session.inside

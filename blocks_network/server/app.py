@@ -86,8 +86,8 @@ class Network:
         self._access_log = AccessLog() if config.access_log else None
 
         # what everything rests on
-        self.database = Database(directory.database_url if directory else IN_MEMORY)
-        self.bus = EmbeddedBus(directory.bus_path if directory else None, limits)
+        self.database = Database(directory.database_url if directory else IN_MEMORY, fsync=config.fsync)
+        self.bus = EmbeddedBus(directory.bus_path if directory else None, limits, fsync=config.fsync)
         self.presence = EmbeddedPresence(clock, limits=limits)
         self.blobs = DirectoryBlobs(directory.blobs_path if directory else None, capacity_bytes=limits.blobs_bytes)
 

@@ -26,6 +26,9 @@ class NodeConfig:
     """0 takes a free one; `Node.port` says which."""
     data_dir: Path | None = None
     """Where the network lives; None keeps it in memory, and it ends with the process."""
+    fsync: bool = False
+    """Whether what is acknowledged survives the machine's power too, not only the end of the process; costs a wait
+    for the disk each time."""
     api_key: str | None = field(default=None, repr=False)
     """A key that is valid from the start; None makes one (and keeps it in `data_dir`)."""
     public_base: str | None = None

@@ -139,7 +139,7 @@ def test_what_only_the_consumer_wrote_is_over_with_its_task(keeping: Network) ->
         for _ in ctx.create_stream(declared_stream="words").bytes():
             return
 
-    streamer(keeping, listen, "listener", direction="inbound")
+    streamer(keeping, listen, "listener", direction="inbound", format="bytes")
     session = send(keeping, "listener", task_kind="pipe", duration=1)
     session.wait_for_stream("words", timeout=WAIT_S)
     session.terminate()

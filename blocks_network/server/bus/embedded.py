@@ -56,9 +56,11 @@ class EmbeddedBus:
     `clock_ns` is the wall clock in nanoseconds since 1970.
     """
 
-    def __init__(self, path: Path | None, limits: Limits, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self, path: Path | None, limits: Limits, *, fsync: bool = False, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         self._limits, self._clock_ns = limits, clock_ns
-        self._log = AppendLog(path, limits, clock=self._clock, settled=self._committed)
+        self._log = AppendLog(path, limits, clock=self._clock, settled=self._committed, fsync=fsync)
         self.actions = LogActions(self._log, self.now, per_message=limits.actions_per_message)
         self._order = threading.Lock()  # `now()` is asked from other threads
         self._given = 0
@@ -138,16 +140,19 @@ class EmbeddedBus:
         waits = draft.stored and (self._log.durable or self._log.backlog > BACKLOG_MAX)
         with self._order:
             message = Message(self._next(), draft)
-            if waits or self._pending or message.timetoken > self._reserved:
-                pending = self._hold((message,))
-            else:
+            free = not self._pending and message.timetoken <= self._reserved
+            stored = free and draft.stored and self._log.store_now((message,))
+            if stored or (free and not waits):
                 pending = None
                 self._tails.append(message)
+            else:
+                pending = self._hold((message,))
         if pending is not None:
             self._submit(pending)
             await pending.done
         else:
-            self._keep(message)
+            if not stored:
+                self._keep(message)
             self._tell(message)
         return message.timetoken
 
@@ -157,10 +162,28 @@ class EmbeddedBus:
             return []
         with self._order:
             messages = [Message(self._next(), draft) for draft in drafts]
-            pending = self._hold(messages)
-        self._submit(pending)
-        await pending.done
+            if self._store_now(messages):
+                pending = None
+                for message in messages:
+                    self._tails.append(message)
+            else:
+                pending = self._hold(messages)
+        if pending is not None:
+            self._submit(pending)
+            await pending.done
+        else:
+            for message in messages:
+                if not message.draft.stored:
+                    self._keep(message)
+                self._tell(message)
         return [message.timetoken for message in messages]
+
+    def _store_now(self, messages: Sequence[Message]) -> bool:
+        """Whether all of them could be settled at once. Must hold the order."""
+        if self._pending or messages[-1].timetoken > self._reserved:
+            return False
+        stored = [message for message in messages if message.draft.stored]
+        return not stored or self._log.store_now(stored)
 
     def _refuse_when_stopped(self) -> None:
         if self._stopping or self._loop is None:

@@ -34,6 +34,8 @@ RESERVE = 5 * TICKS_PER_S
 ROWS_PER_INSERT = 100
 """One statement for so many rows: each step of SQLite costs a handover of the interpreter lock."""
 BATCH_ROWS = 1_000
+CHECKPOINT_ROWS = 1_000
+"""Rows stored without the writer between two checkpoints."""
 SWEEP_S = 30.0
 SWEEP_ROWS = 500
 """Rows removed between two commits, so that retention never holds up a publish."""
@@ -92,8 +94,10 @@ class AppendLog:
         *,
         clock: Callable[[], int],
         settled: Callable[[list[Append], int, BusFull | None], None],
+        fsync: bool = False,
     ) -> None:
         self._path, self._limits, self._clock, self._settled = path, limits, clock, settled
+        self._fsync = fsync
         self._queue: SimpleQueue[Append | _Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="blocks-bus-log", daemon=True)
         self._reserved = 0
@@ -101,6 +105,8 @@ class AppendLog:
         self._next_sweep = 0.0
         self._write: sqlite3.Connection | None = None
         self._reader: _Reader | None = None
+        self._quick: sqlite3.Connection | None = None
+        self._quick_stores = 0
 
     @property
     def durable(self) -> bool:
@@ -113,7 +119,7 @@ class AppendLog:
 
     def open(self) -> int:
         """The lowest timetoken that nothing ever given exceeds. Blocks; sqlite3.Error when the file cannot be used."""
-        self._write = _connect(self._path)
+        self._write = _connect(self._path, fsync=self._fsync)
         version = self._write.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
             raise sqlite3.DatabaseError(f"{self._path} has format {version}, this version reads {SCHEMA_VERSION}")
@@ -123,12 +129,37 @@ class AppendLog:
         (highest,) = self._write.execute("SELECT max(timetoken) FROM message").fetchone()
         if self._path is not None:
             self._reader = _Reader(self._path)
+            if not self._fsync:
+                self._quick = _connect(self._path, quick=True)
         self._thread.start()
         return max(self._reserved, highest or 0)
 
     def append(self, append: Append) -> None:
         """Any thread. Order of calls is the order of commits."""
         self._queue.put(append)
+
+    def store_now(self, messages: Sequence[Message]) -> bool:
+        """Stores a few messages on the calling thread, which is the loop's, when nobody is in line before them.
+
+        Without fsync a commit is a write into the page cache: it costs less than a handover to the writer and back.
+        False when it cannot be done here (the writer is at work, the reserve is short, the disk is full): hand them in.
+        """
+        quick = self._quick
+        if quick is None or len(messages) > ROWS_PER_INSERT or self._queue.qsize():
+            return False
+        if messages[-1].timetoken > self._reserved - RESERVE // 2:
+            return False
+        values = [value for message in messages for value in self._row(message)]
+        try:
+            quick.execute(INSERT + ",".join([ROW] * len(messages)), values)
+        except sqlite3.OperationalError as fault:
+            log.debug("left to the writer: %s", fault)
+            return False
+        self._quick_stores += len(messages)
+        if self._quick_stores >= CHECKPOINT_ROWS:
+            self._quick_stores = 0
+            self._queue.put(_Call(_checkpoint))
+        return True
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Runs a query that sees every append handed in before it (in memory), or settled before it (on disk)."""
@@ -163,6 +194,8 @@ class AppendLog:
         self._thread.join()
         if self._reader is not None:
             self._reader.close()
+        if self._quick is not None:
+            self._quick.close()
         if self._write is not None:
             self._write.close()
 
@@ -321,19 +354,32 @@ class _Reader:
             run(self._connection)
 
 
-def _connect(path: Path | None) -> sqlite3.Connection:
-    """FULL: a commit is on the disk when it returns. Pages are given back by the sweep."""
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    """On the writer thread: what it waits for the disk, nobody else does."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.OperationalError as fault:
+        log.warning("the log was not checkpointed: %s", fault)
+
+
+def _connect(path: Path | None, *, fsync: bool = False, quick: bool = False) -> sqlite3.Connection:
+    """A commit survives the process; with `fsync` the machine's power too. Pages are given back by the sweep.
+
+    `quick` never waits: not for another writer, and not for a checkpoint.
+    """
     connection = sqlite3.connect(
         path if path is not None else ":memory:",
         isolation_level=None,
         check_same_thread=False,
         cached_statements=2 * ROWS_PER_INSERT,
-        timeout=10,
+        timeout=0 if quick else 10,
     )
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     if path is not None:
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
+        if quick:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
     return connection
 
 

@@ -47,13 +47,15 @@ class _Job:
 
 class Database:
     """`url` is an SQLAlchemy URL: `sqlite://` (in memory), `sqlite:////data/network.db`, `postgresql+psycopg://...`.
+    `fsync` is SQLite's: whether a commit waits for the disk.
 
     Belongs to the loop that `start` ran on. `write` and `read` raise what the closure raised, and RuntimeError
     before `start` and after `stop`.
     """
 
-    def __init__(self, url: str = IN_MEMORY) -> None:
+    def __init__(self, url: str = IN_MEMORY, *, fsync: bool = False) -> None:
         self._url: URL = make_url(url)
+        self._fsync = fsync
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +75,7 @@ class Database:
             self._engine = _memory_engine()
             metadata.create_all(self._engine)
         else:
-            self._engine = _durable_engine(self._url)
+            self._engine = _durable_engine(self._url, fsync=self._fsync)
             await self._loop.run_in_executor(None, _migrate, self._engine)
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="blocks-store-reader")
         self._thread = threading.Thread(target=self._run, name="blocks-store-writer", daemon=True)
@@ -181,22 +183,23 @@ def _memory_engine() -> Engine:
     return engine
 
 
-def _durable_engine(url: URL) -> Engine:
+def _durable_engine(url: URL, *, fsync: bool) -> Engine:
     engine = create_engine(url, pool_size=READERS + 1)
     if url.get_backend_name() == "sqlite":
-        _listen(engine, durable=True)
+        _listen(engine, durable=True, fsync=fsync)
     return engine
 
 
-def _listen(engine: Engine, *, durable: bool) -> None:
-    """SQLite as we need it: transactions begun by us, foreign keys on, every commit on the disk."""
+def _listen(engine: Engine, *, durable: bool, fsync: bool = False) -> None:
+    """SQLite as we need it: transactions begun by us, foreign keys on. A commit survives the process, with `fsync` the
+    machine's power too."""
 
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver would begin transactions at moments of its own
         connection.execute("PRAGMA foreign_keys = ON")
         if durable:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
             connection.execute("PRAGMA busy_timeout = 10000")
 
     def begun(connection: Connection) -> None:

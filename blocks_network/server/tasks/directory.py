@@ -6,10 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
+from blocks_network.server.limits import Limits
 from blocks_network.server.store.database import Database
 from blocks_network.server.store.providers import Provider, find_provider, instance_concurrency
+from blocks_network.wire import cards
 
-__all__ = ["Directory"]
+__all__ = ["Directory", "max_backlog", "max_running_s"]
 
 FRESH_S = 1.0
 """An entry that nobody has called out of date is read again after this."""
@@ -44,3 +46,20 @@ class Directory:
     async def concurrency_of(self, agent_id: str, instance_id: str) -> int | None:
         """What the instance said at its connect; None for a stranger."""
         return await self._database.read(partial(instance_concurrency, agent_id=agent_id, instance_id=instance_id))
+
+
+def max_backlog(provider: Provider, limits: Limits) -> int:
+    """How many tasks may wait: what the instances said last, else the card, else the network's own bound."""
+    told = provider.scaling.get("maxPendingBacklog")
+    if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
+        return told
+    carded = cards.runtime_number(provider.card, "maxPendingBacklog")
+    return limits.backlog_tasks if carded is None else carded
+
+
+def max_running_s(provider: Provider) -> int | None:
+    """The longest run in seconds: what the instances said last, else the card; None is no limit."""
+    told = provider.scaling.get("maxRunningTimeSec")
+    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
+        return told
+    return cards.runtime_number(provider.card, "maxRunningTimeSec")

@@ -22,7 +22,7 @@ from blocks_network.server.store.database import Database
 from blocks_network.server.store.providers import Provider
 from blocks_network.server.store.tasks import KeyClaim, TaskRecord
 from blocks_network.server.tasks.control import Control
-from blocks_network.server.tasks.directory import Directory
+from blocks_network.server.tasks.directory import Directory, max_backlog, max_running_s
 from blocks_network.server.tasks.dispatch import Courier, ReadGrant, TaskTokens
 from blocks_network.server.tasks.fleets import Fleets
 from blocks_network.server.tasks.gate import Gate
@@ -37,7 +37,6 @@ from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.server.tasks.timers import Timers
 from blocks_network.server.tasks.views import list_filter, next_cursor, task_view
 from blocks_network.server.webhooks.config import Webhook
-from blocks_network.wire import cards
 from blocks_network.wire.channels import task_channel
 
 __all__ = ["CONTROL_METHODS", "TaskService", "Uploads", "Webhooks"]
@@ -247,7 +246,7 @@ class TaskService:
             raise TaskRefusal("NetworkBusy", "the network has as many tasks as it takes; send again later")
         hook = self._hook(wanted)
         task = self._new_task(principal, wanted, provider, has_stream, hook)
-        then = self._overseer.admit(task, _max_backlog(provider, self._limits))
+        then = self._overseer.admit(task, max_backlog(provider, self._limits))
         claim = None if key is None else KeyClaim(principal.user_id, key, task.task_id, task.created_at_ms)
         state = shown_state(task.state)
         stored = self._ledger.insert(task, claim, then)
@@ -299,7 +298,7 @@ class TaskService:
             task_kind=wanted.task_kind,
             request=json.dumps({"requestParts": wanted.parts, "callerClaims": claims}, ensure_ascii=False),
             duration_minutes=wanted.duration,
-            max_running_s=_max_running_s(provider),
+            max_running_s=max_running_s(provider),
             has_stream=has_stream,
             consumer_public_key=wanted.consumer_public_key,
             retry_policy=None if wanted.policy is None else wanted.policy.to_text(),
@@ -434,19 +433,3 @@ def _task_id(params: Mapping[str, Any]) -> str:
     if not isinstance(task_id, str) or not task_id:
         raise invalid_params("taskId is missing")
     return task_id
-
-
-def _max_backlog(provider: Provider, limits: Limits) -> int:
-    """What the instances said last, else the card, else the network's own bound."""
-    told = provider.scaling.get("maxPendingBacklog")
-    if isinstance(told, int) and not isinstance(told, bool) and told >= 0:
-        return told
-    carded = cards.runtime_number(provider.card, "maxPendingBacklog")
-    return limits.backlog_tasks if carded is None else carded
-
-
-def _max_running_s(provider: Provider) -> int | None:
-    told = provider.scaling.get("maxRunningTimeSec")
-    if isinstance(told, int) and not isinstance(told, bool) and told > 0:
-        return told
-    return cards.runtime_number(provider.card, "maxRunningTimeSec")

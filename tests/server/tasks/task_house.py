@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ STAYS_S = 10_000_000
 """The presence timeout of an instance that is meant to stay, whatever the clock does."""
 TIMEOUT_S = 20
 """That of one which falls silent."""
+NUMBERS = itertools.count()
 
 
 class Refused(Exception):
@@ -83,10 +85,12 @@ class House:
         self._moved = asyncio.Event()
 
     async def __aenter__(self) -> House:
+        self.network.bus.follow("", self._heard)  # before the start, which may have something to say already
         await self.network.start()
         self._running.push_async_callback(self._stop)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.network), base_url="http://network")
-        self.network.bus.follow("", self._heard)
+        for hand in self.hands:
+            hand.stay()
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -176,7 +180,7 @@ class House:
         self, name: str = "worker", concurrency: int = 1, instance_id: str | None = None, **said: Any
     ) -> Hand:
         """Connects an instance, which is there and ready when this returns."""
-        instance_id = instance_id or f"{name}-{len(self.hands)}"
+        instance_id = instance_id or f"{name}-{next(NUMBERS)}"
         body = {"agentName": name, "instanceId": instance_id, "billingMode": "free", "concurrency": concurrency, **said}
         answer = await self.post("auth/agent/connect", body)
         assert answer.status_code == 200, answer.text
@@ -185,6 +189,11 @@ class House:
         hand.stay()
         await self.settle()
         return hand
+
+    def adopt(self, hand: Hand) -> None:
+        """Before the start: an instance that was connected before a restart, and comes back after it."""
+        hand.move(self)
+        self.hands.append(hand)
 
     # --- what stands on a task's channel ---
 
@@ -220,6 +229,9 @@ class Hand:
         self._keys = house.identity.keysets.by_name("playground")
         self._channel = control_channel(agent_id)
         self.messages: list[dict[str, Any]] = []
+
+    def move(self, house: House) -> None:
+        self._house = house
 
     def heard(self, message: Message) -> None:
         draft = message.draft
