@@ -89,7 +89,7 @@ def load_handler_function(entry: Mapping[str, Any]) -> Callable[..., Any]:
     for key, value in (("path", path), ("symbol", symbol)):
         if not isinstance(value, str) or not value:
             raise HandlerLoadError(f"{_place(entry)}: entrypoint.{key} is missing")
-    assert isinstance(path, str) and isinstance(symbol, str)
+    path, symbol = str(path), str(symbol)
     origin = Path(entry.get(_ORIGIN) or PACKAGE_REGISTRY)
     if origin == PACKAGE_REGISTRY:
         module = path.removeprefix("./").removesuffix(".py").replace("/", ".")

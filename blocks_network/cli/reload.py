@@ -74,7 +74,8 @@ class Reloader:
             if self._ending.is_set():
                 return
             self._reload(changed=_changed(self._stamp, seen))
-            self._stamp = self._look()
+            now = self._look()  # with modules that are imported now for the first time
+            self._stamp = {file: seen.get(file, now[file]) for file in now}  # what changed meanwhile is a change
 
     def _reload(self, changed: str) -> None:
         before = _taken_out(self._modules())

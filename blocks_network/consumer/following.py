@@ -228,10 +228,14 @@ class Following:
         self.delivery.wake()
 
     def hampered(self, fault: Exception) -> None:
+        if self.closed:
+            return  # it only lingers: who waits for nothing misses nothing
         self.delivery.report(fault, "subscription")
 
     def cut_off(self, fault: Exception) -> None:
         with self.changed:
+            if self.closed:
+                return
             self._cut_off = fault
             self.changed.notify_all()
         self.delivery.report(fault, "subscription")
@@ -289,8 +293,7 @@ class Following:
         with self.changed:
             self.abandoned = self.abandoned or not self.ended
         self._end()
-        if self._lingers:
-            self._stop_reading()
+        self._stop_lingering()
         self.streams.end_all()  # also those that were opened after the session's own end
         self.delivery.clear()
 
@@ -330,13 +333,18 @@ class Following:
         if cut:
             self.streams.end_all()
         if self._lingers:
-            self.link.callbacks.later(LINGER_S, self._stop_reading)
+            self.link.callbacks.later(LINGER_S, self._stop_lingering)
         else:
+            self._stop_reading()
+
+    def _stop_lingering(self) -> None:
+        with self.changed:
+            lingers, self._lingers = self._lingers, False
+        if lingers:
             self._stop_reading()
 
     def _stop_reading(self) -> None:
         with self.changed:
-            self._lingers = False
             feed, pubnub = self._feed, self._pubnub
         if feed is not None:
             feed.stop()

@@ -20,6 +20,7 @@ from blocks_network.errors import ConfigurationError
 from blocks_network.server.access.apikeys import ALL_SCOPES, ApiKeys
 from blocks_network.server.access.authorizer import Authorizer
 from blocks_network.server.access.jwts import AccessTokens
+from blocks_network.server.access.keysets import Keysets
 from blocks_network.server.access.principal import OPERATOR
 from blocks_network.server.access.refresh import RefreshTokens
 from blocks_network.server.access.revocations import Revocations
@@ -32,7 +33,7 @@ from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.blobs.sessions import UploadSessions
 from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.config import NodeConfig
-from blocks_network.server.datadir import DataDirectory, Identity
+from blocks_network.server.datadir import ROOM_HINT, DataDirectory, Identity
 from blocks_network.server.gateway import actions, files, grants, groups, presence
 from blocks_network.server.gateway.app import Gateway
 from blocks_network.server.gateway.request import Receive, Scope, Send
@@ -43,6 +44,7 @@ from blocks_network.server.store.database import IN_MEMORY, Database
 from blocks_network.server.tasks.service import TaskService
 from blocks_network.server.tasks.streams import SETUP_PREFIX, StreamSetups
 from blocks_network.server.webhooks.deliverer import Deliverer
+from blocks_network.wire.channels import SESSIONS_PREFIX
 
 __all__ = ["Network"]
 
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 OWNER_ORG, OWNER_USER = "org_local", "user_local"
 """Who the API key of a node stands for."""
 OWN_SCOPES = ALL_SCOPES | {OPERATOR}
-TASK_PREFIX = "u."
+TASK_PREFIX, STREAM_PREFIX = "u.", "stream."
 
 
 class Part(Protocol):
@@ -66,7 +68,7 @@ class Network:
     """Built, then `start`, requests, `release`, `stop`. All of it belongs to one event loop.
 
     `base_url`, `origin` (host:port) and `ssl` are how clients reach it, as the configuration document says. `clock`
-    (Unix seconds) is that of presence and tasks: a test's own moves them through hours in no time.
+    (Unix seconds) is that of bus, presence and tasks: a test's own moves them through hours in no time.
     """
 
     def __init__(
@@ -87,7 +89,8 @@ class Network:
 
         # what everything rests on
         self.database = Database(directory.database_url if directory else IN_MEMORY, fsync=config.fsync)
-        self.bus = EmbeddedBus(directory.bus_path if directory else None, limits, fsync=config.fsync)
+        clock_ns = time.time_ns if clock is time.time else lambda: int(clock() * 1_000_000_000)
+        self.bus = EmbeddedBus(directory.bus_path if directory else None, limits, fsync=config.fsync, clock_ns=clock_ns)
         self.presence = EmbeddedPresence(clock, limits=limits)
         self.blobs = DirectoryBlobs(directory.blobs_path if directory else None, capacity_bytes=limits.blobs_bytes)
 
@@ -100,18 +103,7 @@ class Network:
 
         # the brain, and its two doors
         self.webhooks = Deliverer(self.database, limits, allow_private=config.allow_private_webhooks)
-        self.tasks = TaskService(
-            database=self.database,
-            bus=self.bus,
-            presence=self.presence,
-            keysets=keysets,
-            capability_tokens=tokens,
-            limits=limits,
-            clock=clock,
-            uploads=UploadSessions(blobs=self.blobs, keysets=keysets),
-            webhooks=self.webhooks,
-            keeps_streams="durable-streams" in config.features,
-        )
+        self.tasks = self._make_tasks(config, keysets, tokens, clock)
         self.gateway = Gateway(
             keysets=keysets,
             bus=self.bus,
@@ -144,6 +136,22 @@ class Network:
         self._measure()
         self._running, self._ready = AsyncExitStack(), False
 
+    def _make_tasks(
+        self, config: NodeConfig, keysets: Keysets, tokens: CapabilityTokens, clock: Callable[[], float]
+    ) -> TaskService:
+        return TaskService(
+            database=self.database,
+            bus=self.bus,
+            presence=self.presence,
+            keysets=keysets,
+            capability_tokens=tokens,
+            limits=config.limits,
+            clock=clock,
+            uploads=UploadSessions(blobs=self.blobs, keysets=keysets),
+            webhooks=self.webhooks,
+            keeps_streams="durable-streams" in config.features,
+        )
+
     def _build_api(self, services: Services) -> Observed:
         api = build_api(services)
         return Observed(api, api.routes, self._observe)
@@ -152,6 +160,7 @@ class Network:
         """The operations that the gateway does not bring itself, and the channels on which the tasks have a say."""
         for operations in (groups, presence, actions):
             operations.routes(self.gateway)
+        self.gateway.unattended = (TASK_PREFIX, SETUP_PREFIX, SESSIONS_PREFIX, STREAM_PREFIX)
         self.gateway.intercept(TASK_PREFIX, self.tasks.intercept)
         self.gateway.intercept(SETUP_PREFIX, StreamSetups(find=self.tasks.living, bus=self.bus, tokens=tokens))
         grants.routes(self.gateway, tokens)
@@ -180,9 +189,11 @@ class Network:
         except Exception as fault:
             if self._directory is None:
                 raise
+            cause = getattr(fault, "orig", None) or fault  # the database's own words, without the statement
+            full = self._directory.is_full  # SQLite speaks of an I/O error at times
             raise ConfigurationError(
-                f"the data directory {self._directory.path} cannot be opened: {fault}",
-                hint="it may be of a newer version, or damaged; choose another one with --data",
+                f"the data directory {self._directory.path} cannot be opened: {cause}",
+                hint=ROOM_HINT if full else "it may be of a newer version, or damaged; choose another one with --data",
             ) from fault
 
     async def release(self) -> None:

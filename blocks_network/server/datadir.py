@@ -8,9 +8,11 @@ DIR/network.db     agents, keys, tasks      DIR/bus.db   messages      DIR/blobs
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +26,9 @@ from blocks_network.server.config import API_KEY_PREFIX
 __all__ = ["DataDirectory", "Identity"]
 
 FORMAT = 1
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+STARTS_WITH_BYTES = 1024 * 1024
+ROOM_HINT = "make room on its disk, or choose another directory with --data"
 KEYSET_NAMES = ("playground", "network")
 
 
@@ -92,6 +97,11 @@ class DataDirectory:
     def blobs_path(self) -> Path:
         return self.path / "blobs"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether its disk has too little room for a network to start."""
+        return shutil.disk_usage(self.path).free < STARTS_WITH_BYTES
+
     def open(self) -> None:
         """Makes the directory where it is missing and locks it. ConfigurationError says what is in the way."""
         try:
@@ -108,9 +118,12 @@ class DataDirectory:
                 hint="stop that one first, or choose another directory with --data",
             )
         self._lock = lock
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        try:
+            os.truncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())  # nothing stays in a buffer that a full disk refuses
+        except OSError as fault:
+            self.close()
+            raise self._not_usable(fault) from fault
 
     def close(self) -> None:
         if self._lock is not None:
@@ -153,7 +166,7 @@ class DataDirectory:
         why = "it is a file, not a directory" if self.path.is_file() else fault.strerror or fault
         return ConfigurationError(
             f"the data directory {self.path} cannot be used: {why}",
-            hint="choose a directory that this user may write, with --data",
+            hint=ROOM_HINT if fault.errno in NO_ROOM else "choose a directory that this user may write, with --data",
         )
 
 

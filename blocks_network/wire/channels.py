@@ -9,6 +9,8 @@ from typing import Any
 from blocks_network.errors import ConfigurationError
 
 __all__ = [
+    "SESSIONS_PREFIX",
+    "sessions_group",
     "AGENT_NAME",
     "RESERVED_OWNER_IDS",
     "ChannelManager",
@@ -68,6 +70,9 @@ def task_of_channel(channel: str) -> tuple[str, str] | None:
     return None
 
 
+SESSIONS_PREFIX = "sessions."
+
+
 def upload_channel(org_id: str, session: str) -> str:
     """Where the files of one message lie that were uploaded before it. An empty `session` gives their prefix."""
     _given(org_id=org_id)
@@ -80,6 +85,12 @@ def owner_of(owner_id: object, caller_claims: Mapping[str, Any] | None) -> str:
         return owner_id
     subject = (caller_claims or {}).get("sub")
     return subject if isinstance(subject, str) and subject else "anonymous"
+
+
+def sessions_group(org_id: str, reader: str) -> str:
+    """The channel group in which a client finds the events of all the tasks that it sent under this name."""
+    _given(org_id=org_id, reader=reader)
+    return f"{SESSIONS_PREFIX}{org_id}.{reader}"
 
 
 def normalize_tag_slug(tag: str) -> str:

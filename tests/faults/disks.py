@@ -37,8 +37,8 @@ class SmallDisk:
             raise PermissionError(f"no file system can be mounted here: {fault}") from fault
         self.data = path / "network"
 
-    def take(self, pid: int) -> None:
-        """To the last byte."""
+    def take(self, pid: int, leave_bytes: int = 0) -> None:
+        """To the last byte, or to the last page or so before `leave_bytes`."""
         with self._filler.open("ab", buffering=0) as filler:
             for piece in (1 << 20, 1 << 12, 1):
                 try:
@@ -46,6 +46,7 @@ class SmallDisk:
                         pass
                 except OSError:
                     continue
+            os.truncate(filler.fileno(), os.fstat(filler.fileno()).st_size - leave_bytes)
 
     def give(self, pid: int) -> None:
         self._filler.unlink()

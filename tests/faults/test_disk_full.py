@@ -88,8 +88,10 @@ def publisher(network: NetworkProcess) -> PubNub:
 def refusals_of(network: NetworkProcess) -> dict[str, int]:
     """What other writers are told meanwhile: HTTP statuses."""
     statuses: dict[str, int] = {}
+    anybody = publisher(network)
     try:
-        publisher(network).publish().channel("anything").message("x" * 20_000).use_post(True).sync()
+        for _ in range(TRIES):  # the log may have some room of its own left
+            anybody.publish().channel("anything").message("x" * 20_000).use_post(True).sync()
     except PubNubException as refused:
         statuses["publish"] = refused.get_status_code()
     try:
@@ -122,7 +124,7 @@ def test_it_refuses_without_room_and_goes_on_with_it(
         patient = pool.submit(sender.run, "counter", str(SHORT), timeout=DEADLINE_S)
         further = [calls.send(SHORT) for _ in range(20)]
         room.give(running.process.pid)
-        assert patient.result().text.endswith(str(SHORT))
+        assert patient.result().event.state == "completed"
 
     assert {answer.status for answer in further} <= {200, 503}
     taken += [answer.body["result"]["taskId"] for answer in further if answer.status == 200]
@@ -165,18 +167,19 @@ def test_what_was_taken_survives_a_kill_without_room(
 
 
 @pytest.mark.timeout(60)
-def test_a_start_without_room_says_so(tmp_path: Path) -> None:
-    """One line that names the cause, and the exit code of a failure."""
+@pytest.mark.parametrize("free_bytes", [0, 20_000, 120_000])
+def test_a_start_without_room_says_so(tmp_path: Path, free_bytes: int) -> None:
+    """However far it gets: one line that names the cause, and what to do."""
     try:
-        disk = SmallDisk(tmp_path / "place", size_bytes=64 * 1024)
+        disk = SmallDisk(tmp_path / "place", size_bytes=256 * 1024)
     except PermissionError as fault:
         pytest.skip(str(fault))
     try:
-        disk.take(0)
+        disk.take(0, leave_bytes=free_bytes)
         command = [sys.executable, "-m", "blocks_network.cli.network", "dev", "--port", "0", "--data", str(disk.data)]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     finally:
         disk.close()
-    assert ended.returncode not in (0, -11)
-    assert "No space left" in ended.stderr or "full" in ended.stderr, ended.stderr
+    assert ended.returncode == 2, ended.stderr
+    assert "make room on its disk" in ended.stderr
     assert "Traceback" not in ended.stderr

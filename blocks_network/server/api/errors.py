@@ -93,7 +93,8 @@ async def answer_refusal(_request: Request, fault: Exception) -> Response:
 
 async def answer_store_fault(request: Request, fault: Exception) -> Response:
     """Starlette's handler for a database that refuses: a full disk, above all."""
-    log.error("%s %s was not done: the database refuses (%s)", request.method, request.url.path, fault)
+    cause = getattr(fault, "orig", None) or fault
+    log.error("%s %s was not done: the database refuses (%s)", request.method, request.url.path, cause)
     error = "the network cannot store anything now; nothing was changed, call again later"
     return json_answer({"code": "STORE_UNAVAILABLE", "error": error}, 503, {"Retry-After": "1"})
 

@@ -83,8 +83,8 @@ async def answer(services: Services, principal: Principal, envelope: Mapping[str
         result = await _call(services, principal, method, params)
     except TaskRefusal as refusal:
         return error_envelope(call_id, refusal.rpc_code, refusal.message, data=refusal.data())
-    except StoreFault:
-        log.exception("%s was not taken: the database refuses", method)
+    except StoreFault as fault:
+        log.error("%s was not done: the database refuses (%s)", method, getattr(fault, "orig", None) or fault)
         text = "the network cannot store anything now; nothing was changed, call again later"
         return error_envelope(call_id, INTERNAL_ERROR, text, data={"code": STORE_UNAVAILABLE, "message": text})
     return result_envelope(call_id, result)

@@ -30,7 +30,9 @@ from blocks_network.server.api.services import Services
 from blocks_network.server.store.agents import AgentRow, find_agent, find_agent_by_id
 from blocks_network.server.store.instances import note_instance
 from blocks_network.server.tasks.dispatch import CONTROL_MINUTES, ReadGrant
+from blocks_network.server.tasks.readers import grant_reader
 from blocks_network.server.tasks.refusals import TaskRefusal
+from blocks_network.server.tasks.request import READER_CHARS
 from blocks_network.wire import cards
 from blocks_network.wire.channels import control_channel
 from blocks_network.wire.versions import SUPPORTED_PROTOCOL_VERSIONS, is_supported
@@ -50,6 +52,7 @@ def routes(services: Services) -> list[Route]:
         Route("/api/v1/auth/agent/refresh", tokens.refresh, methods=["POST"]),
         Route("/api/v1/auth/agent/consumer-token", tokens.consumer, methods=["POST"]),
         Route("/api/v1/auth/task-read-token", tokens.task_read, methods=["POST"]),
+        Route("/api/v1/auth/reader-token", tokens.reader, methods=["POST"]),
         Route("/api/v1/auth/anon-task-read-token", tokens.anonymous_task_read, methods=["POST"]),
     ]
 
@@ -203,6 +206,14 @@ class Tokens:
         except TaskRefusal as refusal:
             raise forbidden(f"there is no task {task_id[:80]!r} of yours", "TASK_ACCESS_DENIED") from refusal
         return _granted(grant)
+
+    async def reader(self, request: Request) -> Response:
+        """For a client that reads all its tasks through one channel group."""
+        caller = await principal_of(request, self._services, scope=CONSUMER)
+        body = await read_object(request, BODY_BYTES)
+        name = text_field(body, "reader", max_bytes=READER_CHARS, required=True) or ""
+        keyset = self._services.keysets.for_billing(choice_field(body, "billingMode", MODES))  # type: ignore[arg-type]
+        return _granted(grant_reader(self._services.capability_tokens, keyset, caller, name))
 
     async def anonymous_task_read(self, request: Request) -> Response:
         """For whoever has the fingerprint that the task was sent with. Nobody learns which part was wrong."""

@@ -60,10 +60,11 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message that readers can see."""
+    """A message that readers can see. `also` is a second name that it is delivered under, from memory alone."""
 
     timetoken: int
     draft: Draft
+    also: str | None = None
 
 
 class Bus(Protocol):
@@ -128,6 +129,12 @@ class Bus(Protocol):
 
     async def replay(self, prefix: str, *, after: int, limit: int) -> list[Message]:
         """Stored messages of every keyset's channels whose name starts with `prefix`, ascending, oldest first."""
+
+    def alias(self, prefix: str, also: Callable[[Draft], str | None]) -> None:
+        """Asks for a second name for each message published to channels that start with `prefix`.
+
+        Readers of that name get it with the same timetoken, as long as memory holds it; nothing is stored under it.
+        """
 
     def follow(self, prefix: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
         """Calls `deliver` in the loop for each message, as it becomes visible, on channels that start with `prefix`.

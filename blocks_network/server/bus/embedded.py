@@ -71,6 +71,7 @@ class EmbeddedBus:
         self._pending: deque[_Pending] = deque()
         self._tails = self._new_tails(0)
         self._followers: list[tuple[str, Callable[[Message], None]]] = []
+        self._aliases: list[tuple[str, Callable[[Draft], str | None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
 
@@ -139,7 +140,7 @@ class EmbeddedBus:
         self._refuse_when_stopped()
         waits = draft.stored and (self._log.durable or self._log.backlog > BACKLOG_MAX)
         with self._order:
-            message = Message(self._next(), draft)
+            message = Message(self._next(), draft, self._also(draft))
             free = not self._pending and message.timetoken <= self._reserved
             stored = free and draft.stored and self._log.store_now((message,))
             if stored or (free and not waits):
@@ -161,7 +162,7 @@ class EmbeddedBus:
         if not drafts:
             return []
         with self._order:
-            messages = [Message(self._next(), draft) for draft in drafts]
+            messages = [Message(self._next(), draft, self._also(draft)) for draft in drafts]
             if self._store_now(messages):
                 pending = None
                 for message in messages:
@@ -263,6 +264,15 @@ class EmbeddedBus:
                     deliver(message)
                 except Exception:  # the edge to whoever follows: one of them must not stop the others
                     log.exception("a follower of %r failed", prefix)
+
+    def alias(self, prefix: str, also: Callable[[Draft], str | None]) -> None:
+        self._aliases.append((prefix, also))
+
+    def _also(self, draft: Draft) -> str | None:
+        for prefix, also in self._aliases:
+            if draft.channel.startswith(prefix):
+                return also(draft)
+        return None
 
     def follow(self, prefix: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
         entry = (prefix, deliver)

@@ -52,7 +52,11 @@ class Tails:
 
     def append(self, message: Message) -> None:
         """In timetoken order over all channels."""
-        key = (message.draft.keyset, message.draft.channel)
+        self._append((message.draft.keyset, message.draft.channel), message)
+        if message.also is not None:
+            self._append((message.draft.keyset, message.also), message)
+
+    def _append(self, key: tuple[str, str], message: Message) -> None:
         tail = self._tails.get(key)
         if tail is None:
             tail = self._tails[key] = _Tail(self._floor)

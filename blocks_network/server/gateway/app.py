@@ -91,6 +91,8 @@ class Gateway:
         self.groups: Groups | None = None
         """Set once, before `start`, by `gateway/groups.py`."""
         self.interceptors: dict[str, Interceptor] = {}
+        self.unattended: tuple[str, ...] = ()
+        """Channels that start so have no presence: nobody asks who reads them, and they are many."""
         self.polls = Polls(bus, limits)
         self.publishing: publish.Publishing
         """Set by `publish.routes`; for other operations that let a client publish."""

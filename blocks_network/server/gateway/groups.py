@@ -10,6 +10,7 @@ from blocks_network.server.gateway.memberships import Memberships, TooManyMember
 from blocks_network.server.gateway.names import PRESENCE
 from blocks_network.server.gateway.reply import Reply, bad_request, json_reply
 from blocks_network.server.gateway.request import Request
+from blocks_network.wire.channels import SESSIONS_PREFIX
 
 if TYPE_CHECKING:
     from blocks_network.server.gateway.app import Gateway
@@ -75,7 +76,8 @@ class GroupOperations:
 
     def _group_of(self, request: Request) -> str:
         names = request.names(5)
-        if len(names) != 1 or "*" in names[0] or names[0].endswith(PRESENCE):
+        own = SESSIONS_PREFIX  # groups that only the platform makes
+        if len(names) != 1 or "*" in names[0] or names[0].endswith(PRESENCE) or names[0].startswith(own):
             raise bad_request("Invalid group", SERVICE)
         return names[0]
 

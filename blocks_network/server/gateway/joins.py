@@ -41,7 +41,7 @@ def named(gateway: Gateway, request: Request, key: str, channels: Sequence[str])
 
 def joined(gateway: Gateway, request: Request, key: str, names: Names) -> None:
     """The uuid is present where it listens; an open poll alone does not keep it so."""
-    channels = names.joined()
+    channels = [name for name in names.joined() if not name.startswith(gateway.unattended)]
     if not (request.uuid and channels):
         return
     uuid = uuid_of(request, request.uuid)

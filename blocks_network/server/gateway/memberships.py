@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from blocks_network.server.bus import Bus, BusFull, Draft, Message
+from blocks_network.wire.channels import SESSIONS_PREFIX
 
 __all__ = ["Memberships", "TooManyMembers"]
 
@@ -130,6 +131,8 @@ class Memberships:
     # -- what is -------------------------------------------------------------------------------------------------
 
     def channels_of(self, keyset: str, group: str) -> Collection[str]:
+        if group.startswith(SESSIONS_PREFIX):
+            return (group,)  # the platform's own: one name, under which the bus delivers what it is about
         groups = self._keysets.get(keyset)
         return groups.members.get(group, {}).keys() if groups is not None else ()
 

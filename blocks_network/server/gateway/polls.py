@@ -42,6 +42,8 @@ class Selection:
         chosen: list[bytes] = []
         for message in messages:
             name = self.names.match(message.draft.channel)
+            if name is None and message.also is not None:
+                name = self.names.match(message.also)
             if name is None or (self.filter is not None and not self.filter(message.draft)):
                 continue
             chosen.append(self._envelopes.encode(message, name))
@@ -170,6 +172,9 @@ class Polls:
         waiting = self._by_channel.get((keyset, channel))
         if waiting is not None:
             for poll in waiting:
+                poll.hear(message)
+        if message.also is not None:
+            for poll in self._by_channel.get((keyset, message.also), ()):
                 poll.hear(message)
         if self._by_wildcard:
             for pattern in patterns_of(channel):

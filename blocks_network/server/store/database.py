@@ -60,6 +60,7 @@ class Database:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
+        self._failing = False
         self._readers: ThreadPoolExecutor | None = None
 
     @property
@@ -146,9 +147,15 @@ class Database:
                 for job in group:
                     _run_in_savepoint(connection, job)
         except (SQLAlchemyError, sqlite3.Error, OSError) as fault:
-            log.error("a group of %d writes was not committed: %s", len(group), fault)
+            level = logging.DEBUG if self._failing else logging.ERROR  # once, not with each attempt
+            log.log(level, "the database does not take writes: %s", getattr(fault, "orig", None) or fault)
+            self._failing = True
             for job in group:
                 job.fault = fault
+        else:
+            if self._failing and not any(isinstance(job.fault, SQLAlchemyError) for job in group):
+                log.warning("the database takes writes again")
+                self._failing = False
         try:
             self._loop.call_soon_threadsafe(_tell, group)
         except RuntimeError:  # the loop is closed: nobody waits any more

@@ -144,6 +144,7 @@ tasks = Table(
     Column("retry_policy", Text),
     Column("warnings", Text),
     Column("anon_hash", String(64)),
+    Column("reader", String(64)),
     Column("webhook", Text),
     Column("created_at_ms", BigInteger, nullable=False),
     # what changes while it lives

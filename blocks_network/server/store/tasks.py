@@ -58,6 +58,7 @@ class TaskRecord:
     retry_policy: str | None = None
     warnings: str | None = None
     anon_hash: str | None = None
+    reader: str | None = None
     webhook: str | None = field(default=None, repr=False)
     created_at_ms: int
     # what changes while it lives

@@ -11,6 +11,7 @@ What it knows is in memory. After a restart it looks once at what stands on a ch
 from __future__ import annotations
 
 from blocks_network.server.bus import Answered, Bus, Draft, Kind, Message
+from blocks_network.server.store.database import StoreFault
 from blocks_network.server.tasks.events import Heard, Mark, hear, mark_of
 from blocks_network.server.tasks.ledger import Ledger
 from blocks_network.server.tasks.live import LiveTask
@@ -48,15 +49,13 @@ class Gate:
                 self._overseer.released(task)
             return self._sent()
         if _is_over(task, event, mark, draft.publisher):
-            return self._sent()
+            return await self._sent_for_good()
         if not self._overseer.is_stranger(task, draft.publisher) and task.instance_id is not None:
             if event.is_refusal and task.state == "assigned":
                 self._overseer.refused(task)
-                await self._ledger.flush()
-                return self._sent()
+                return await self._sent_for_good()
             if event.state == "failed" and self._overseer.fails_again(task):
-                await self._ledger.flush()
-                return self._sent()
+                return await self._sent_for_good()
         task.passing_until_ms = self._timers.now_ms() + PASSING_MS
         return None
 
@@ -85,6 +84,14 @@ class Gate:
 
     async def _newest(self, keyset: str, channel: str) -> list[Message]:
         return await self._bus.history(keyset, channel, limit=LOOKED_AT, newest=True)
+
+    async def _sent_for_good(self) -> Answered:
+        """What was kept back has changed the task, and the channel does not tell of it: that is stored first."""
+        try:
+            await self._ledger.flush()
+        except (StoreFault, OSError, RuntimeError):
+            return Answered(503, b'{"status":503,"error":true,"message":"The network cannot store anything now"}')
+        return self._sent()
 
     def _sent(self) -> Answered:
         return Answered(200, b'[1,"Sent","%d"]' % self._bus.now())

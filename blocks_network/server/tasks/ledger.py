@@ -8,6 +8,7 @@ rest on, so that after a restart the tables are exactly the state behind that cu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,6 +94,9 @@ class Ledger:
         self._noticed = noticed
         self._batch = _Batch()
         self._wanted = asyncio.Event()
+        self._asked = asyncio.Event()
+        """Somebody waits for an answer: the database is tried at once, also after it has refused."""
+        self._failures = 0
         self._lazy: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = False
@@ -124,6 +128,7 @@ class Ledger:
         done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
         self._batch.inserts.append(_Insert(tasks.snapshot(record), claim, done, then))
         self._wanted.set()
+        self._asked.set()
         return done
 
     def update(self, record: TaskRecord, *, soon: bool = True) -> None:
@@ -150,12 +155,14 @@ class Ledger:
         self._later()
 
     async def flush(self) -> None:
-        """Returns when everything that was written until now is committed."""
+        """Returns when everything that was written until now is committed. StoreFault, OSError or RuntimeError when
+        the database refuses; it is tried again all the same."""
         if not self._batch and not self._under_way:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batch.waiters.append(done)
         self._wanted.set()
+        self._asked.set()
         await done
 
     def _later(self) -> None:
@@ -167,24 +174,27 @@ class Ledger:
         self._wanted.set()
 
     async def _run(self) -> None:
-        failures = 0
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            self._asked.clear()
             batch, self._batch = self._batch, _Batch()
             if batch and not await self._commit(batch):
-                failures += 1
+                self._failures += 1
                 if self._ending:
                     return
-                await asyncio.sleep(RETRY.delay(failures))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._asked.wait(), RETRY.delay(self._failures))
                 self._wanted.set()
                 continue
-            failures = 0
+            if self._failures and batch:
+                log.warning("changes of tasks are written again")
+                self._failures = 0
             if self._ending and not self._batch:
                 return
 
     async def _commit(self, batch: _Batch) -> bool:
-        """False when the database refused: new tasks are refused with it, everything else is tried again."""
+        """False when the database refused: new tasks and waiters hear of it, what was decided is tried again."""
         updates = [tasks.changing(record) for record in batch.updates.values()]
         messages = [item for item in batch.outgoing if isinstance(item, OutboxMessage)]
         cursor = self._cursor()
@@ -207,7 +217,9 @@ class Ledger:
             try:
                 holders = await self._database.write(write)
             except (StoreFault, OSError, RuntimeError) as fault:
-                log.error("%d changes of tasks were not written: %s", len(batch.inserts) + len(updates), fault)
+                cause = getattr(fault, "orig", None) or fault
+                level = logging.DEBUG if self._failures else logging.ERROR  # once, not with each attempt
+                log.log(level, "%d changes of tasks were not written: %s", len(batch.inserts) + len(updates), cause)
                 self._give_back(batch, fault)
                 return False
             finally:
@@ -244,8 +256,9 @@ class Ledger:
         newer.outgoing[:0] = batch.outgoing
         newer.notices[:0] = batch.notices
         newer.delivered[:0] = batch.delivered
-        newer.waiters[:0] = batch.waiters
+        waiters = batch.waiters
         if self._ending:
-            for waiter in newer.waiters:
-                if not waiter.done():
-                    waiter.set_exception(fault)
+            waiters, newer.waiters = waiters + newer.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(fault)

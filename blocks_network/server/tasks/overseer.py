@@ -28,6 +28,7 @@ from blocks_network.server.tasks.refusals import TaskRefusal
 from blocks_network.server.tasks.retries import FAILED, INSTANCE_LOST
 from blocks_network.server.tasks.timers import Timers
 from blocks_network.wire.events import cut_text, event_meta, terminal_event
+from blocks_network.wire.timetokens import TICKS_PER_S
 
 __all__ = ["Overseer"]
 
@@ -45,6 +46,7 @@ LINGER_MS = 60_000
 ENDED_KEPT = 10_000
 """Ended tasks that are remembered, so that nothing follows their terminal."""
 REASON_CHARS = 255
+TICKS_PER_MS = TICKS_PER_S // 1_000
 
 OUTCOMES = {
     "cancel": Outcome("canceled"),
@@ -69,6 +71,8 @@ class Overseer:
         self._tokens, self._timers, self._limits = tokens, timers, limits
         self.living: dict[str, LiveTask] = {}
         self.cursor = 0
+        self._heard_ms = 0
+        """When the event that is being applied came onto its channel."""
         self.positions = 0
         """The highest position of the outbox."""
         self._ended: OrderedDict[str, LiveTask] = OrderedDict()
@@ -193,6 +197,7 @@ class Overseer:
     def heard(self, message: Message) -> None:
         """A message on a task's channel has become visible."""
         self.cursor = message.timetoken
+        self._heard_ms = min(message.timetoken // TICKS_PER_MS, self._timers.now_ms())
         draft = message.draft
         task = self.task_of(draft)
         if task is None:
@@ -221,6 +226,10 @@ class Overseer:
         task = self._ended.get(draft.channel.rpartition(".")[2])
         return task if task is not None and _is_of(task, draft) else None
 
+    def ended_task(self, task_id: str) -> LiveTask | None:
+        """A task that has ended not long ago, as its row says or will say."""
+        return self._ended.get(task_id)
+
     def is_stranger(self, task: LiveTask, publisher: str) -> bool:
         """True for another instance than the one that has the lease. The write token is proof enough for others."""
         return publisher != task.instance_id and publisher in task.fleet.instances
@@ -240,13 +249,13 @@ class Overseer:
             self._started(task)
         if event.turn is not None:
             before = task.state
-            self._move(task, Happening.PAUSED if event.turn == "paused" else Happening.RESUMED)
+            self._move(task, Happening.PAUSED if event.turn == "paused" else Happening.RESUMED, self._heard_ms)
             self._ledger.update(task, soon=False)
             if task.state != before:
                 self._notice(task, f"task.{event.turn}")
 
     def _started(self, task: LiveTask) -> None:
-        self._move(task, Happening.STARTED)
+        self._move(task, Happening.STARTED, self._heard_ms)
         task.started_at_ms = task.updated_at_ms
         instance = task.fleet.instances.get(task.instance_id or "")
         if instance is not None:
@@ -358,7 +367,7 @@ class Overseer:
         self._remove(task)
         at_instance = task.instance_id if task.state in ON_AN_INSTANCE else None
         instance = task.fleet.instances.get(at_instance or "")
-        self._move(task, _HAPPENED[event.state])
+        self._move(task, _HAPPENED[event.state], self._heard_ms)
         task.ended_at_ms = task.updated_at_ms
         error, reason, completion = event.text("error"), event.text("reason"), event.text("completion_reason")
         task.error = None if error is None else cut_text(error)
@@ -407,11 +416,12 @@ class Overseer:
         if instance is not None:
             instance.release(task.task_id)
 
-    def _move(self, task: LiveTask, happening: Happening) -> None:
+    def _move(self, task: LiveTask, happening: Happening, at_ms: int | None = None) -> None:
+        """`at_ms`: when it happened, where that is not now but what is read again after a restart."""
         state = after(task.state, happening)
         if state is not None:
             task.state = state
-            task.updated_at_ms = self._timers.now_ms()
+            task.updated_at_ms = self._timers.now_ms() if at_ms is None else at_ms
 
 
 def _is_of(task: LiveTask, draft: Draft) -> bool:

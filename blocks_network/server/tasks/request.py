@@ -22,6 +22,7 @@ BILLING_MODES = ("free", "paid")
 KEY_CHARS = 255
 """Of an idempotency key, an owner id, a part id."""
 PUBLIC_KEY_CHARS = 4_096
+READER_CHARS = 64
 
 
 @dataclass(slots=True)
@@ -39,6 +40,8 @@ class Wanted:
     duration: int | None = None
     consumer_public_key: str | None = None
     policy: RetryPolicy | None = None
+    reader: str | None = None
+    """The name under which its client reads all its tasks (see readers.py)."""
     push: object = None
     """`pushNotificationConfig` as it came."""
     warnings: list[str] = field(default_factory=list)
@@ -68,6 +71,7 @@ class Wanted:
             duration=_duration(blocks, kind),
             consumer_public_key=_text(blocks, "consumerPublicKey", "extensions.blocks.", PUBLIC_KEY_CHARS) or None,
             policy=_policy(params),
+            reader=_text(blocks, "reader", "extensions.blocks.", READER_CHARS) or None,
             push=_object(params, "pushNotificationConfig") or None,
         )
 

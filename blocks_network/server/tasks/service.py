@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from blocks_network.server.bus import Answered, Bus, Draft
 from blocks_network.server.limits import Limits
 from blocks_network.server.presence import Presence
 from blocks_network.server.store import tasks as store
-from blocks_network.server.store.database import Database
+from blocks_network.server.store.database import Database, StoreFault
 from blocks_network.server.store.providers import Provider
 from blocks_network.server.store.tasks import KeyClaim, TaskRecord
 from blocks_network.server.tasks.control import Control
@@ -30,7 +31,8 @@ from blocks_network.server.tasks.ledger import Kept, Ledger
 from blocks_network.server.tasks.life import shown_state
 from blocks_network.server.tasks.live import LiveTask, Outcome
 from blocks_network.server.tasks.overseer import Overseer
-from blocks_network.server.tasks.recovery import recover
+from blocks_network.server.tasks.readers import group_of, readers_alias, stored_name
+from blocks_network.server.tasks.recovery import TASK_CHANNELS, recover
 from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params, task_not_found
 from blocks_network.server.tasks.request import Wanted, check_against_card
 from blocks_network.server.tasks.retries import RetryPolicy
@@ -40,6 +42,8 @@ from blocks_network.server.webhooks.config import Webhook
 from blocks_network.wire.channels import task_channel
 
 __all__ = ["CONTROL_METHODS", "TaskService", "Uploads", "Webhooks"]
+
+log = logging.getLogger(__name__)
 
 CONTROL_METHODS = ("CancelTask", "PauseTask", "ResumeTask", "RetryTask", "TerminateTask")
 PROVIDERS_TOO = frozenset({"TerminateTask"})
@@ -108,6 +112,7 @@ class TaskService:
         )
         self._control = Control(overseer=self._overseer, ledger=self._ledger, timers=self.timers, limits=limits)
         self._overseer.connect(self._ledger, self._fleets, self._control)
+        bus.alias(TASK_CHANNELS, readers_alias(self._overseer.task_of))
         self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
         self._claims: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
         """Calls under way, by user and idempotency key."""
@@ -138,7 +143,10 @@ class TaskService:
         """First nothing new is decided, then what was decided is written, published, and noted as published."""
         self.timers.stop()
         await self._fleets.stop()
-        await self._ledger.flush()
+        try:
+            await self._ledger.flush()
+        except (StoreFault, OSError, RuntimeError) as fault:
+            log.error("the last changes of tasks were not written, and are read from the bus again: %s", fault)
         await self._courier.stop()
         if self._unfollow is not None:
             self._unfollow()
@@ -309,6 +317,7 @@ class TaskService:
             fleet=self._fleets.of(provider.agent_id, keys),
             policy=wanted.policy or RetryPolicy(),
             channel=task_channel(task_id, principal.org_id),
+            reader=None if wanted.reader is None else stored_name(principal, wanted.reader),
             webhook=None if hook is None else hook.to_text(),
             hook=hook,
         )
@@ -329,6 +338,8 @@ class TaskService:
             "subscribeKey": keys.subscribe_key,
             "publishKey": keys.publish_key,
         }
+        if record.reader is not None and not idempotent:  # the key's first call may have been another client's
+            blocks["sessionGroup"] = group_of(record.org_id, record.reader)
         if cursor is not None:
             blocks["cursor"] = str(cursor)
         answer: dict[str, Any] = {"taskId": record.task_id, "state": state, "extensions": {"blocks": blocks}}
@@ -404,9 +415,9 @@ class TaskService:
         return record
 
     async def _record(self, task_id: str) -> TaskRecord | None:
-        living = self._overseer.living.get(task_id)
-        if living is not None:
-            return living
+        known = self._overseer.living.get(task_id) or self._overseer.ended_task(task_id)
+        if known is not None:
+            return known
         await self._ledger.flush()
         return await self._database.read(partial(store.find, task_id=task_id))
 

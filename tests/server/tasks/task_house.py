@@ -66,7 +66,9 @@ class Clock:
 class House:
     """The network and its caller, who owns the node's key."""
 
-    def __init__(self, clock: Clock, limits: Limits, path: Path | None = None, *, private_webhooks: bool = False) -> None:
+    def __init__(
+        self, clock: Clock, limits: Limits, path: Path | None = None, *, private_webhooks: bool = False
+    ) -> None:
         self.clock, self.limits = clock, limits
         self._directory = None if path is None else DataDirectory(path)
         if self._directory is not None:
@@ -229,6 +231,7 @@ class Hand:
         self._keys = house.identity.keysets.by_name("playground")
         self._channel = control_channel(agent_id)
         self.messages: list[dict[str, Any]] = []
+        self._seen: set[tuple[str, int]] = set()
 
     def move(self, house: House) -> None:
         self._house = house
@@ -241,9 +244,7 @@ class Hand:
 
     def told(self, kind: str, task_id: str | None = None) -> list[dict[str, Any]]:
         return [
-            message
-            for message in self.messages
-            if message["type"] == kind and task_id in (None, message["taskId"])
+            message for message in self.messages if message["type"] == kind and task_id in (None, message["taskId"])
         ]
 
     @property
@@ -276,13 +277,15 @@ class Hand:
 
     async def start(self, task_id: str | None = None) -> dict[str, Any]:
         """Waits for the StartTask (of any task that it did not begin yet) and shows that it runs it."""
-        message: dict[str, Any] = await self._house.until(lambda: self._unseen(task_id))
-        message["seen"] = True
+        message: dict[str, Any] = await self._house.until(lambda: self.unseen(task_id))
+        self._seen.add((message["taskId"], message["attempt"]))
         await self.publish(message["taskId"], running_event(message["taskId"]))
         return message
 
-    def _unseen(self, task_id: str | None) -> dict[str, Any] | None:
-        return next((message for message in self.told("StartTask", task_id) if "seen" not in message), None)
+    def unseen(self, task_id: str | None = None) -> dict[str, Any] | None:
+        """The first StartTask of a run that it did not begin yet; repeated ones it ignores."""
+        starts = self.told("StartTask", task_id)
+        return next((start for start in starts if (start["taskId"], start["attempt"]) not in self._seen), None)
 
     async def wait_told(self, kind: str, task_id: str) -> dict[str, Any]:
         told = await self._house.until(lambda: self.told(kind, task_id))

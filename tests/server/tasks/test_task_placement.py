@@ -22,7 +22,9 @@ async def test_what_finds_no_place_waits_in_the_order_of_its_arrival(house: Hous
     hand = await house.hand()
     for task in tasks:
         assert (await hand.start())["taskId"] == task
-        assert await house.states(*tasks) == ["queued" if other > task else await state(house, other) for other in tasks]
+        assert await house.states(*tasks) == [
+            "queued" if other > task else await state(house, other) for other in tasks
+        ]
         await hand.end(task)
         await house.ended(task)
     assert hand.given == tasks
@@ -74,7 +76,7 @@ async def test_hundreds_of_tasks_go_through_few_places_each_once_in_order(house:
     sent = [await house.send() for _ in range(150)]
     begun = []
     while len(begun) < len(sent):
-        hand = await house.until(lambda: next((hand for hand in hands if hand._unseen(None)), None))
+        hand = await house.until(lambda: next((hand for hand in hands if hand.unseen()), None))
         task = (await hand.start())["taskId"]
         begun.append(task)
         assert all(len([t for t in hand.given if house.living(t)]) <= 4 for hand in hands)

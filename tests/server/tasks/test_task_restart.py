@@ -46,7 +46,7 @@ class Lives:
         else:
             shutil.copytree(self._path / str(self._number), self._path / str(self._number + 1))
             self._number += 1
-        self._clock.advance(away_s)
+        self._clock.advance(away_s + 0.001)
         house = await self.begin(*hands)
         await house.settle()
         return house
@@ -73,7 +73,11 @@ def restarted(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         asyncio.run(run(**given))
 
     del live.__dict__["__wrapped__"]
-    names = ["tmp_path", "end", *(name for name in inspect.signature(test).parameters if name not in ("lives", "house"))]
+    names = [
+        "tmp_path",
+        "end",
+        *(name for name in inspect.signature(test).parameters if name not in ("lives", "house")),
+    ]
     live.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # pytest reads it
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names]
     )

@@ -83,8 +83,8 @@ def test_the_page_says_of_each_state_what_can_follow() -> None:
 
 
 def test_every_state_has_its_group_and_nothing_follows_an_end() -> None:
-    assert ENDED | WAITING | ON_AN_INSTANCE == set(STATES)
-    assert LIVING == set(STATES) - ENDED
+    assert set(STATES) == ENDED | WAITING | ON_AN_INSTANCE
+    assert set(STATES) - ENDED == LIVING
     for state in ENDED:
         assert all(after(state, happening) is None for happening in Happening)
     for state in LIVING:

@@ -9,9 +9,7 @@ PIPE = {"blocks": {"taskKind": "pipe", "duration": 2}}
 
 
 async def limited(house: House, **runtime: int) -> None:
-    await house.register(
-        runtime={"handler": "x.py", **runtime}, capabilities={"taskKinds": ["request", "pipe"]}
-    )
+    await house.register(runtime={"handler": "x.py", **runtime}, capabilities={"taskKinds": ["request", "pipe"]})
 
 
 async def running(house: House, hand: Hand, **params: object) -> str:

@@ -160,6 +160,7 @@ def _tasks() -> None:
         sa.Column("retry_policy", sa.Text(), nullable=True),
         sa.Column("warnings", sa.Text(), nullable=True),
         sa.Column("anon_hash", sa.String(length=64), nullable=True),
+        sa.Column("reader", sa.String(length=64), nullable=True),
         sa.Column("webhook", sa.Text(), nullable=True),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
