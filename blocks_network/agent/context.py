@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -34,7 +35,8 @@ class TaskContext:
     publish_artifact(data, *, mime_type, file_name, output_id): gives an artifact now (str is UTF-8).
     create_stream(...): opens a live stream beside the task.
     download_input_artifact(part) -> bytes: the content of a file part.
-    checkpoint(): waits here while the task is paused. report_status and stream writes are checkpoints too.
+    checkpoint(): waits here while the task is paused. report_status and stream writes are checkpoints too. Coroutines
+    `await acheckpoint()`: on their event loop none of these waits, since it would hold up the others.
     cancel_event: set when the task is to end (cancel, expiry, terminate). Handlers end by themselves: nothing is
     interrupted. `cancel_event.wait(seconds)` is a sleep that ends with the task.
 
@@ -54,6 +56,7 @@ class TaskContext:
         task_client: TaskClient | None = None,
         *,
         checkpoint: Callable[[], None] | None = None,
+        wait_resumed: Callable[[], object] | None = None,
         make_task_client: Callable[[], TaskClient | None] | None = None,
         expired: Callable[[], bool] | None = None,
     ) -> None:
@@ -64,8 +67,13 @@ class TaskContext:
         self.publish_artifact = publish_artifact or _only_while_running("publish_artifact")
         self.cancel_event = cancel_event or threading.Event()
         self.checkpoint = checkpoint or _go_on
+        self._wait_resumed = wait_resumed or _go_on
         self._task_client, self._make_task_client = task_client, make_task_client
         self._expired = expired
+
+    async def acheckpoint(self) -> None:
+        """`checkpoint` for coroutines: others run on meanwhile."""
+        await asyncio.to_thread(self._wait_resumed)
 
     @property
     def task_client(self) -> TaskClient | None:

@@ -138,7 +138,7 @@ class TaskRunner:
             self._outputs.publish(run, events, artifact)
 
         def report_status(message: object) -> None:
-            run.running.wait()
+            run.checkpoint()
             status.report(message)
 
         def download(part: RequestPart | Mapping[str, Any]) -> bytes:
@@ -152,15 +152,12 @@ class TaskRunner:
             create_stream=running.streams.create_stream,
             download_input_artifact=download,
             publish_artifact=publish_artifact,
-            checkpoint=lambda: void(run.running.wait()),
+            checkpoint=run.checkpoint,
+            wait_resumed=run.running.wait,
             cancel_event=run.ending,
             make_task_client=self._task_client,
             expired=lambda: EndReason.EXPIRED in run.asked_to_end(),
         )
-
-
-def void(_value: object) -> None:
-    """For calls whose answer nobody wants."""
 
 
 def terminal_fields(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -129,6 +130,11 @@ class TaskRun:
 
     def resume(self) -> None:
         self.running.set()
+
+    def checkpoint(self) -> None:
+        """Waits while the task is paused. Not on an event loop: that would hold up every other coroutine."""
+        if not self.running.is_set() and asyncio._get_running_loop() is None:
+            self.running.wait()
 
 
 class TaskTable:

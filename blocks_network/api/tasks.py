@@ -45,6 +45,8 @@ class SentTask:
     subscribe_key: str | None = None
     publish_key: str | None = None
     cursor: int | None = None
+    session_group: str | None = None
+    """The channel group in which the network delivers the task's events too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ def send_message(caller: Caller, params: Mapping[str, Any]) -> SentTask:
         subscribe_key=blocks.get("subscribeKey"),
         publish_key=blocks.get("publishKey"),
         cursor=int(cursor) if isinstance(cursor, str) and cursor.isdigit() else None,
+        session_group=blocks.get("sessionGroup"),
     )
 
 

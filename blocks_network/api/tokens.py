@@ -18,6 +18,7 @@ __all__ = [
     "anonymous_read_token",
     "connect",
     "consumer_token",
+    "reader_token",
     "refresh",
     "task_read_token",
 ]
@@ -110,6 +111,15 @@ def task_read_token(caller: Caller, task_id: str, role: Literal["consumer", "pro
     )
     if not answer.ok:
         raise api_error(answer, f"no read token for task {task_id} (HTTP {answer.status})")
+    return _read_token(answer)
+
+
+def reader_token(caller: Caller, reader: str, billing_mode: str) -> ReadToken:
+    """Permission to read the group of all tasks that were sent under this name; `channel` is the group."""
+    body = {"reader": reader, "billingMode": billing_mode}
+    answer = caller.call("POST", "/api/v1/auth/reader-token", body, timeout_s=READ_TOKEN_TIMEOUT_S)
+    if not answer.ok:
+        raise api_error(answer, f"no token to read the client's tasks (HTTP {answer.status})")
     return _read_token(answer)
 
 

@@ -33,7 +33,7 @@ JOIN_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The network to run on. None of both: as the environment says."""
+    """The network to run on. No URL: as the environment says."""
 
     cdm_url: str | None = None
     api_key: str | None = None
@@ -48,12 +48,14 @@ def run(options: argparse.Namespace) -> ExitCode:
         note(f"[agent] using {CARD_FILE} from {handler.files[0].parent}")
     _check_env(handler)
     request = Request.read(options.task, options.file) if options.sends else None
-    if not options.local and not settings.API_KEY.read():
+    api_key = settings.API_KEY.read()
+    if not options.local and not api_key:
         raise ConfigurationError(
             "BLOCKS_API_KEY is not set, so there is no network to run on",
             hint="add --local to start one here, or set BLOCKS_API_KEY (in the environment or in .env)",
         )
-    with _network(options.local) as target:
+    os.environ.pop(settings.API_KEY.name, None)  # the handler's child processes have no business with it
+    with _network(options.local, api_key) as target:
         if options.local:
             assert target.cdm_url is not None
             register_agent(target.cdm_url.rpartition("/")[0], str(target.api_key), handler.card)
@@ -83,9 +85,9 @@ def _check_env(handler: LoadedHandler) -> None:
 
 
 @contextmanager
-def _network(local: bool) -> Iterator[Target]:
+def _network(local: bool, api_key: str | None) -> Iterator[Target]:
     if not local:
-        yield Target()
+        yield Target(api_key=api_key)
         return
     from blocks_network.server.config import NodeConfig
     from blocks_network.server.node import Node
@@ -123,6 +125,7 @@ def _one_task(handler: LoadedHandler, target: Target, request: Request, options:
 
 def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) -> ExitCode:
     """Runs until a signal, or until the network shuts the agent out."""
+    reloader = Reloader(handler, lambda: _load(options)) if options.reload else None
     ended = threading.Event()
     with _signals_set(ended):
         note(f'[agent] starting handler "{handler.name}" on agent name "{handler.agent_name}"')
@@ -134,8 +137,12 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
             note(f"          export BLOCKS_CDM_URL={target.cdm_url}")
             note(f"          export BLOCKS_API_KEY={target.api_key}")
         note("[agent] running (press Ctrl+C to stop)")
-        with _reloading(handler, instance, options):
-            ended.wait()
+        if reloader is not None:
+            reloader.start(instance.replace_handler)
+        ended.wait()
+        if reloader is not None:
+            reloader.stop()
+            reloader.join(JOIN_S)
         if instance.running:
             note("[agent] stopping; once more to end at once")
         report = instance.stop()
@@ -146,20 +153,6 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
         sys.stderr.flush()
         os._exit(int(ExitCode.FAILED))
     return ExitCode.OK if report.clean else ExitCode.FAILED
-
-
-@contextmanager
-def _reloading(handler: LoadedHandler, instance: AgentHandle, options: argparse.Namespace) -> Iterator[None]:
-    if not options.reload:
-        yield
-        return
-    reloader = Reloader(handler, lambda: _load(options), instance.replace_handler)
-    reloader.start()
-    try:
-        yield
-    finally:
-        reloader.stop()
-        reloader.join(JOIN_S)
 
 
 def _tell(report: StopReport) -> None:

@@ -32,7 +32,8 @@ def reloading_modules() -> None:
 
 
 class Reloader:
-    """One thread. Watches the handler's files and the modules beside it that it has imported.
+    """One thread. Watches the handler's files and the modules beside it that it has imported, as they are when this is
+    made.
 
     `load()` loads the handler anew; `replace(function)` gives it to the instance. Tasks that run end with the code they
     began with. What cannot be loaded is told with file and reason, and the old code goes on.
@@ -42,16 +43,16 @@ class Reloader:
         self,
         current: LoadedHandler,
         load: Callable[[], LoadedHandler],
-        replace: Callable[[Callable[..., Any]], None],
         *,
         look_s: float = LOOK_S,
     ) -> None:
-        self._current, self._load, self._replace, self._look_s = current, load, replace, look_s
+        self._current, self._load, self._look_s = current, load, look_s
         self._ending = threading.Event()
         self._stamp = self._look()
-        self._thread = threading.Thread(target=self._run, name="blocks-reload", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, replace: Callable[[Callable[..., Any]], None]) -> None:
+        self._thread = threading.Thread(target=self._run, args=(replace,), name="blocks-reload", daemon=True)
         self._thread.start()
         if not self._current.files:
             note(f"[agent] --reload has nothing to watch: {self._current.name} is part of this package")
@@ -61,10 +62,12 @@ class Reloader:
         self._ending.set()
 
     def join(self, timeout_s: float) -> bool:
+        if self._thread is None:
+            return True
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _run(self) -> None:
+    def _run(self, replace: Callable[[Callable[..., Any]], None]) -> None:
         while not self._ending.wait(self._look_s):
             seen = self._look()
             if seen == self._stamp:
@@ -73,18 +76,18 @@ class Reloader:
                 seen = again
             if self._ending.is_set():
                 return
-            self._reload(changed=_changed(self._stamp, seen))
+            self._reload(replace, changed=_changed(self._stamp, seen))
             now = self._look()  # with modules that are imported now for the first time
             self._stamp = {file: seen.get(file, now[file]) for file in now}  # what changed meanwhile is a change
 
-    def _reload(self, changed: str) -> None:
+    def _reload(self, replace: Callable[[Callable[..., Any]], None], changed: str) -> None:
         before = _taken_out(self._modules())
         linecache.checkcache()
         importlib.invalidate_caches()
         try:
             loaded = self._load()
             self._check(loaded)
-            self._replace(loaded.function)
+            replace(loaded.function)
         except ConfigurationError as fault:
             for name in self._modules():
                 sys.modules.pop(name, None)

@@ -377,6 +377,7 @@ class TaskClient:
             owner_id=owner_id,
             billing_mode=self.billing_mode,
             upload_session_id=uploads.session_id,
+            reader=self._link.reader_for(self._keys, self.billing_mode),
         )
         sent = tasks.send_message(caller, wire)
         return open_sent(

@@ -13,6 +13,7 @@ from blocks_network.consumer.catchup import Past, read_history
 from blocks_network.consumer.changed import Changed
 from blocks_network.consumer.delivery import Delivery
 from blocks_network.consumer.feed import Feed
+from blocks_network.consumer.hub import Hub, Place
 from blocks_network.consumer.link import Link, Role
 from blocks_network.consumer.record import TaskRecord
 from blocks_network.consumer.streams import SessionStreams
@@ -86,7 +87,7 @@ class Following:
         self.closed = False
         self.abandoned = False
         """Closed by the user, or born closed: not by the task's end."""
-        self._feed: Feed | None = None
+        self._feed: Feed | Place | None = None
         self._pubnub: PubNub | None = None
         self._drain_timer: Timer | None = None
         self._recalling = threading.Lock()
@@ -103,6 +104,20 @@ class Following:
                 if self.record.crowded():
                     self.record.forget(self.delivery.oldest_needed())
         return past[-1].timetoken if past else ALL_CACHED
+
+    def join(self, hub: Hub, cursor: int) -> None:
+        """As `follow`, through the client's one poll."""
+        place = hub.join(self.facts.channel, self, cursor)
+        with self.changed:
+            if not self.closed:
+                self._feed = place
+                return
+        place.stop()
+
+    def resync(self) -> None:
+        past = self.reading(lambda pubnub: read_history(pubnub, self.facts.channel))
+        for message in past:
+            self.accept(message.payload, message.timetoken)
 
     def follow(self, cursor: int) -> None:
         """Reads the task's channel from `cursor` on, in the background. What it meets is told to the session."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from blocks_network.api import tasks, tokens
 from blocks_network.api.caller import AuthProvider, Caller
 from blocks_network.consumer.callbacks import Callbacks
+from blocks_network.consumer.hub import FEATURE, Hub
 from blocks_network.errors import BlocksError, ConfigurationError, SessionClosedError
 from blocks_network.transport.pubnub import PubNubKeys, make_client
 
@@ -49,6 +50,7 @@ class Link:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._sessions: weakref.WeakSet[Following] = weakref.WeakSet()
+        self._hub: Hub | None = None
         self.destroyed = False
         self.callbacks = Callbacks(secrets.token_hex(3))
 
@@ -92,6 +94,20 @@ class Link:
         if self._anon_fingerprint is not None:
             return tokens.anonymous_read_token(self.caller(), task_id, self._anon_fingerprint)
         return tokens.task_read_token(self.ready_token_caller(), task_id, role)
+
+    def reader_for(self, keys: PubNubKeys, billing_mode: str) -> str | None:
+        """The name to send with a task so that this client's one poll hears of it; None where there is none."""
+        if FEATURE not in self.features or self._create_session_pubnub is not None:
+            return None
+        with self._lock:
+            if self._hub is None:
+                self._hub = Hub(self.ready_token_caller, keys, billing_mode, self.callbacks)
+            return self._hub.name
+
+    @property
+    def hub(self) -> Hub | None:
+        """What follows all sessions with one poll, once a task was sent with its name."""
+        return self._hub
 
     def session_pubnub(self, keys: PubNubKeys, token: str | None, *, own_keyset: bool) -> PubNub:
         """A PubNub client for one session: sessions must not share one, their tokens differ."""

@@ -8,6 +8,7 @@ from blocks_network.api.tasks import SentTask, TaskInfo
 from blocks_network.api.tokens import ReadToken
 from blocks_network.consumer.catchup import read_history
 from blocks_network.consumer.following import Following, SessionFacts
+from blocks_network.consumer.hub import Hub
 from blocks_network.consumer.link import Link, Role
 from blocks_network.consumer.session import TaskSession
 from blocks_network.errors import BlocksError
@@ -61,7 +62,7 @@ def open_sent(
     elif sent.idempotent and sent.state in TERMINAL_STATES:
         inside.conclude(sent.state or "", closed=True)
     else:
-        _begin(inside, sent.cursor)
+        _begin(inside, sent.cursor, link.hub if sent.session_group and own_keyset else None)
     return session
 
 
@@ -103,8 +104,15 @@ def open_known(
     return session
 
 
-def _begin(inside: Following, cursor: int | None) -> None:
-    """Follows the task; reads what happened before when the network gave no cursor."""
+def _begin(inside: Following, cursor: int | None, hub: Hub | None) -> None:
+    """Follows the task, by the hub where there is one; reads what happened before when the network gave no cursor."""
+    if hub is not None and cursor is not None:
+        try:
+            inside.join(hub, cursor)
+        except BlocksError as fault:
+            log.warning("task %s gets a poll of its own: %s", inside.task_id, fault)
+        else:
+            return
     try:
         if cursor is None:
             cursor = _catch_up(inside)

@@ -47,7 +47,13 @@ class SendMessageParams:
             raise ConfigurationError("duration is for pipe tasks alone", hint="give task_kind='pipe'")
 
     def to_wire(
-        self, *, request_parts: list[Any], owner_id: str, billing_mode: str, upload_session_id: str | None = None
+        self,
+        *,
+        request_parts: list[Any],
+        owner_id: str,
+        billing_mode: str,
+        upload_session_id: str | None = None,
+        reader: str | None = None,
     ) -> dict[str, Any]:
         """The `params` of SendMessage. Without an idempotency key of the caller's it gets one, so that a call whose
         answer was lost can be made again."""
@@ -56,6 +62,7 @@ class SendMessageParams:
             "taskKind": self.task_kind or None,
             "duration": self.duration,
             "consumerPublicKey": self.consumer_public_key or None,
+            "reader": reader,
         }
         blocks = {key: value for key, value in blocks.items() if value is not None}
         wire: dict[str, Any] = {

@@ -70,9 +70,11 @@ class Subscription:
         *,
         name: str,
         cursor: int = 0,
+        groups: Sequence[str] = (),
         filter_expression: str | None = None,
     ) -> None:
         self._client, self._channels, self._listener = client, list(channels), listener
+        self._groups = list(groups)
         self._filter = filter_expression
         self._cursor, self._region = cursor, ANY_REGION if cursor else None
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
@@ -123,7 +125,7 @@ class Subscription:
 
     def leave(self) -> None:
         """Tells the network that this client is gone. TransportError when it cannot be told."""
-        call(Leave(self._client).channels(self._channels))
+        call(Leave(self._client).channels(self._channels).channel_groups(self._groups))
 
     def _run(self) -> None:
         failures = 0
@@ -153,6 +155,7 @@ class Subscription:
         endpoint = Subscribe(
             self._poller,
             channels=self._channels,
+            groups=self._groups,
             timetoken=str(self._cursor),
             region=self._region,
             filter_expression=self._filter,

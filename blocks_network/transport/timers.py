@@ -13,6 +13,9 @@ __all__ = ["Timers"]
 
 log = logging.getLogger(__name__)
 
+MOST_S = 86_400.0
+"""One wait at most: the platform refuses those of centuries, which a task may ask for."""
+
 
 class Timers:
     """Calls are quick and never block: they run one after another on the timers' thread."""
@@ -70,7 +73,7 @@ class Timers:
             while not self._ending:
                 now = time.monotonic()
                 if not self._due or self._due[0][0] > now:
-                    self._changed.wait(self._due[0][0] - now if self._due else None)
+                    self._changed.wait(min(self._due[0][0] - now, MOST_S) if self._due else None)
                     continue
                 _, number = heapq.heappop(self._due)
                 call = self._calls.pop(number, None)

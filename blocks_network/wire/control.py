@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from blocks_network.wire.parts import RequestPart
 
@@ -232,7 +233,8 @@ def pipe_duration_fault(duration: object, expires_at_ms: object) -> str | None:
         return "duration is not a number"
     if not 1 <= duration <= PIPE_MAX_MINUTES or duration != int(duration):  # NaN fails the first comparison
         return f"duration is not a whole number of minutes in 1..{PIPE_MAX_MINUTES}"
-    if isinstance(expires_at_ms, bool) or not isinstance(expires_at_ms, (int, float)) or not expires_at_ms > 0:
+    is_number = isinstance(expires_at_ms, (int, float)) and not isinstance(expires_at_ms, bool)
+    if not is_number or not 0 < cast(float, expires_at_ms) < math.inf:
         return "durationExpiresAtMs is not a number above 0"
     return None
 

@@ -8,7 +8,7 @@ TICKS_PER_S = 10_000_000
 ALL_CACHED = 1000
 """A cursor older than anything kept: a subscription that starts here gets all that the channel's tail still holds."""
 ALL_KEPT = 10**16
-"""A cursor before every network's first message, and yet an instant (in 2001): with all of the log, where there is one."""
+"""A cursor before every network's first message, and yet an instant (in 2001): it reaches all of the log too."""
 
 
 def from_unix_ns(nanoseconds: int) -> int:

@@ -40,8 +40,8 @@ class Watched:
     def watch(self, load: Callable[[], Any], replace: Callable[[Callable[..., Any]], None] | None = None) -> None:
         loaded = load()
         self.function = loaded.function
-        reloader = Reloader(loaded, load, replace or self._replace, look_s=0.01)
-        reloader.start()
+        reloader = Reloader(loaded, load, look_s=0.01)
+        reloader.start(replace or self._replace)
         self._reloaders.append(reloader)
 
     def _replace(self, function: Callable[..., Any]) -> None:
@@ -71,8 +71,8 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
 
 
 def test_a_running_task_ends_with_the_old_code_and_the_next_one_runs_the_new(blocks: Network, watched: Watched) -> None:
-    watched.write("app.py", "def work(task, ctx):\n    started.set()\n    go_on.wait(10)\n    return 'old ' + where()\n\n"
-                  "def where():\n    return 'here'\n")  # fmt: skip
+    old = "    started.set()\n    go_on.wait(10)\n    return 'old ' + where()\n"
+    watched.write("app.py", f"def work(task, ctx):\n{old}\ndef where():\n    return 'here'\n")
     started, go_on = threading.Event(), threading.Event()
     loaded = from_reference("app.py:work")
     loaded.function.__globals__.update(started=started, go_on=go_on)

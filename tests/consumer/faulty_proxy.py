@@ -8,6 +8,8 @@ import struct
 import threading
 from types import TracebackType
 
+import uvloop
+
 __all__ = ["FaultyProxy"]
 
 RESET = struct.pack("ii", 1, 0)
@@ -28,7 +30,7 @@ class FaultyProxy:
         self._all_silent = False
         self._thawed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()  # asyncio's own leaves a connection open that comes while it closes
         self._thread = threading.Thread(target=self._loop.run_forever, name="faulty-proxy", daemon=True)
 
     def __enter__(self) -> FaultyProxy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -22,6 +23,7 @@ from blocks_network.transport.http import POOL
 
 CHANNEL = "u.ada.scripted"
 HISTORY = f"/v3/history/sub-key/sub-free/channel/{CHANNEL}"
+NUMBERS = itertools.count(1)
 POLL = f"/v2/subscribe/sub-free/{CHANNEL}/0"
 
 
@@ -30,6 +32,8 @@ class Script:
 
     def __init__(self, platform: Any) -> None:
         self.platform, self.ended = platform, threading.Event()
+        self.task_id = f"scripted-{next(NUMBERS)}"
+        self.sessions: list[Any] = []
         document = platform.document()
         self.client = TaskClient.create("free", document, token_provider=lambda: TokenResult("t", 600, "ada"))
         self.platform.answer(POLL, self.held)
@@ -39,7 +43,7 @@ class Script:
         return 200, {"t": {"t": "19000000000000000", "r": 1}, "m": []}
 
     def history(self, *events: tuple[Any, dict[str, Any]]) -> None:
-        told = [{"timetoken": at, "message": {"taskId": "scripted", **event}} for at, event in events]
+        told = [{"timetoken": at, "message": {"taskId": self.task_id, **event}} for at, event in events]
         self.platform.answer(HISTORY, (200, {"status": 200, "channels": {CHANNEL: told}}))
 
     def delivers(self, *polls: list[tuple[int, dict[str, Any]]]) -> None:
@@ -57,14 +61,17 @@ class Script:
 
     def send(self, **blocks: Any) -> Any:
         given = {"readToken": "p0", "streamChannels": {"status": CHANNEL}, **blocks}
-        self.platform.answer(RPC, rpc({"taskId": "scripted", "extensions": {"blocks": given}}))
-        return self.client.send_message(agent_name="writer")
+        self.platform.answer(RPC, rpc({"taskId": self.task_id, "extensions": {"blocks": given}}))
+        self.sessions.append(self.client.send_message(agent_name="writer"))
+        return self.sessions[-1]
 
 
 @pytest.fixture
 def script(platform: Any) -> Iterator[Script]:
     made = Script(platform)
     yield made
+    for session in made.sessions:
+        session.close()
     made.ended.set()
     made.client.destroy()
 

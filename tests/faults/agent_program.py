@@ -59,7 +59,26 @@ def dying(task: Any, ctx: Any) -> str:
     return "done"
 
 
-HANDLERS: dict[str, Callable[..., Any]] = {one.__name__: one for one in (counting, waiting, quick, dying)}
+def flaky(task: Any, ctx: Any) -> str:
+    """Fails at its first run of each task."""
+    say(said="ran", task=task.task_id, text=text_of(task))
+    if task.task_id not in _failed:
+        _failed.add(task.task_id)
+        raise RuntimeError("the first time it does not work")
+    return "done"
+
+
+def stubborn(task: Any, ctx: Any) -> str:
+    """Says that it has begun, and does not look whether it is to end."""
+    say(said="began", task=task.task_id, text=text_of(task))
+    threading.Event().wait()
+    return "never"
+
+
+_failed: set[str] = set()
+HANDLERS: dict[str, Callable[..., Any]] = {
+    one.__name__: one for one in (counting, waiting, quick, dying, flaky, stubborn)
+}
 
 
 def main(cdm_url: str, api_key: str, concurrency: str, backlog: str, *instances: str) -> None:

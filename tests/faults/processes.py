@@ -106,7 +106,7 @@ class NetworkProcess:
         """`script` runs in place of the command, with the same arguments."""
         self.data, self.port = data, free_port()
         self._program = [str(script)] if script is not None else ["-m", "blocks_network.cli.network"]
-        self._options = options
+        self.options = options
         self.process: Process
         self.said: dict[str, Any] = {}
         self._closers: list[Callable[[], None]] = []
@@ -114,7 +114,7 @@ class NetworkProcess:
     def start(self) -> NetworkProcess:
         """Returns when it accepts."""
         self.process = Process(
-            *self._program, "dev", "--port", str(self.port), "--data", str(self.data), "--json", *self._options
+            *self._program, "dev", "--port", str(self.port), "--data", str(self.data), "--json", *self.options
         )
         self._closers.append(self.process.close)
         self.said = self.process.next()

@@ -5,63 +5,15 @@ from __future__ import annotations
 import os
 import random
 import threading
-from dataclasses import dataclass, field
 
 import pytest
 from audit import Audit, numbers_of, read_channels
 from conftest import AgentMaker, ClientMaker, NetworkMaker
+from load import NUMBERS, Load
 from processes import DEADLINE_S, NetworkProcess
-
-from blocks_network.consumer.client import TaskClient
-from blocks_network.consumer.parts import text_part
-from blocks_network.consumer.session import TaskSession
-from blocks_network.errors import BlocksError
 
 ROUNDS = int(os.environ.get("BLOCKS_KILL_ROUNDS") or (50 if os.environ.get("BLOCKS_CI") else 6))
 SEED = 20
-SENDERS = 4
-IN_FLIGHT = 48
-NUMBERS = 5
-
-
-@dataclass
-class Load:
-    """Sends tasks from several threads for as long as the network is said to be up; counts what became of the calls."""
-
-    client: TaskClient
-    agent_name: str
-    up: threading.Event = field(default_factory=threading.Event)
-    over: bool = False
-    sessions: list[TaskSession] = field(default_factory=list)
-    unanswered: int = 0
-
-    def __post_init__(self) -> None:
-        self._places = threading.BoundedSemaphore(IN_FLIGHT)
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._send, name=f"sender-{n}", daemon=True) for n in range(SENDERS)]
-        for thread in self._threads:
-            thread.start()
-
-    def _send(self) -> None:
-        while self.up.wait() and not self.over:
-            self._places.acquire()
-            try:
-                session = self.client.send_message(agent_name=self.agent_name, request_parts=[text_part(str(NUMBERS))])
-            except BlocksError:
-                self._places.release()
-                with self._lock:
-                    self.unanswered += 1
-                continue
-            session.on_terminal(lambda _event: self._places.release())
-            with self._lock:
-                self.sessions.append(session)
-
-    def end(self) -> None:
-        self.over = True
-        self.up.set()
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-            assert not thread.is_alive()
 
 
 def kill_at_random_points(network: NetworkProcess, load: Load, rounds: int) -> None:

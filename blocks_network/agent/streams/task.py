@@ -125,7 +125,7 @@ class TaskStreams:
 
     def checkpoint(self) -> None:
         """Blocks while the task is paused."""
-        self._run.running.wait()
+        self._run.checkpoint()
 
     def fail(self, reason: str) -> None:
         """The task will have failed; its terminal follows when its streams have ended."""

@@ -1,4 +1,8 @@
-"""The database: one writer thread with group commit, and readers beside it.
+"""The database: writes in groups, on the loop itself where a commit costs no wait for the disk, and readers beside it.
+
+A handover to a thread and back costs more than a small transaction in the page cache, and, worse, the interpreter
+lock changes hands at each step of SQLite. So the loop commits by itself, unless somebody else holds the database (a
+backup) or each commit has to wait for the disk: then the writer thread does.
 
 What closures may do: use the connection, and return. They run on a thread of the database, may run while others wait,
 and must not touch the event loop's state.
@@ -35,6 +39,8 @@ IN_MEMORY = "sqlite://"
 GROUP_MAX = 512
 """Closures in one transaction: enough to make a commit nearly free, few enough that nobody waits long for it."""
 READERS = 2
+CHECKPOINT_GROUPS = 200
+"""Groups committed on the loop between two checkpoints, which the writer thread makes."""
 
 
 @dataclass(slots=True)
@@ -43,6 +49,9 @@ class _Job:
     future: asyncio.Future[Any]
     value: Any = None
     fault: BaseException | None = None
+
+
+_CHECKPOINT = _Job(lambda connection: None, None)  # type: ignore[arg-type]  # nobody waits for it
 
 
 class Database:
@@ -60,6 +69,10 @@ class Database:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
+        self._quick: Engine | None = None
+        self._gathered: list[_Job] = []
+        self._handed_over = 0
+        self._quick_groups = 0
         self._failing = False
         self._readers: ThreadPoolExecutor | None = None
 
@@ -79,6 +92,8 @@ class Database:
             self._engine = _durable_engine(self._url, fsync=self._fsync)
             await self._loop.run_in_executor(None, _migrate, self._engine)
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="blocks-store-reader")
+            if self._url.get_backend_name() == "sqlite" and not self._fsync:
+                self._quick = _quick_engine(self._url)
         self._thread = threading.Thread(target=self._run, name="blocks-store-writer", daemon=True)
         self._thread.start()
 
@@ -87,12 +102,16 @@ class Database:
         thread, engine, loop = self._thread, self._engine, self._loop
         if thread is None or engine is None or loop is None:
             return
+        self._commit_gathered()
         self._thread = None
         self._jobs.put(None)
         await loop.run_in_executor(None, thread.join)
         if self._readers is not None:
             await loop.run_in_executor(None, self._readers.shutdown)
             self._readers = None
+        if self._quick is not None:
+            self._quick.dispose()
+            self._quick = None
         engine.dispose()
         self._engine = None
 
@@ -100,9 +119,33 @@ class Database:
         """Runs `fn` in the writer's next transaction, in a savepoint of its own; done after the commit."""
         if self._thread is None or self._loop is None:
             raise RuntimeError("the database is not open")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(fn, future))
-        return future
+        job = _Job(fn, self._loop.create_future())
+        if self._quick is None or self._handed_over:  # behind what the thread has, never past it
+            self._hand_over([job])
+        else:
+            self._gathered.append(job)
+            if len(self._gathered) == 1:
+                self._loop.call_soon(self._commit_gathered)
+        return job.future
+
+    def _hand_over(self, group: list[_Job]) -> None:
+        self._handed_over += len(group)
+        for job in group:
+            self._jobs.put(job)
+
+    def _commit_gathered(self) -> None:
+        """On the loop: what this turn of it has gathered, in one transaction."""
+        group, self._gathered = self._gathered, []
+        if not group:
+            return
+        if self._quick is None or self._handed_over or not self._transact(self._quick, group, patient=False):
+            self._hand_over(group)
+            return
+        _tell(group)
+        self._quick_groups += 1
+        if self._quick_groups >= CHECKPOINT_GROUPS:
+            self._quick_groups = 0
+            self._jobs.put(_CHECKPOINT)
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Runs `fn` on what was committed so far; it must not write."""
@@ -136,30 +179,66 @@ class Database:
                     ending = True
                 else:
                     group.append(job)
+            if _CHECKPOINT in group:
+                group = [job for job in group if job is not _CHECKPOINT]
+                self._checkpoint()
             if group:
                 self._commit(group)
 
+    def _checkpoint(self) -> None:
+        """What it waits for the disk, nobody else does."""
+        assert self._engine is not None
+        try:
+            with self._engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except (SQLAlchemyError, sqlite3.Error) as fault:
+            log.warning("the database was not checkpointed: %s", fault)
+
     def _commit(self, group: list[_Job]) -> None:
+        """On the writer thread."""
         assert self._engine is not None
         assert self._loop is not None
+        self._transact(self._engine, group, patient=True)
         try:
-            with self._engine.begin() as connection:
+            self._loop.call_soon_threadsafe(self._told, group)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            log.warning("%d writes ended after their event loop", len(group))
+
+    def _told(self, group: list[_Job]) -> None:
+        self._handed_over -= len(group)
+        _tell(group)
+
+    def _transact(self, engine: Engine, group: list[_Job], *, patient: bool) -> bool:
+        """False when the database is held by somebody else and nobody was to wait; nothing has happened then."""
+        try:
+            with engine.begin() as connection:
                 for job in group:
-                    _run_in_savepoint(connection, job)
+                    if len(group) == 1:
+                        job.value = job.fn(connection)
+                    else:
+                        _run_in_savepoint(connection, job)
         except (SQLAlchemyError, sqlite3.Error, OSError) as fault:
+            if not patient and _is_locked(fault):
+                return False
             level = logging.DEBUG if self._failing else logging.ERROR  # once, not with each attempt
             log.log(level, "the database does not take writes: %s", getattr(fault, "orig", None) or fault)
             self._failing = True
             for job in group:
                 job.fault = fault
+        except Exception as fault:  # noqa: BLE001 - the closure's author gets it through the future
+            group[0].fault = fault
         else:
             if self._failing and not any(isinstance(job.fault, SQLAlchemyError) for job in group):
                 log.warning("the database takes writes again")
                 self._failing = False
-        try:
-            self._loop.call_soon_threadsafe(_tell, group)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            log.warning("%d writes ended after their event loop", len(group))
+        return True
+
+
+def _is_locked(fault: BaseException) -> bool:
+    cause = getattr(fault, "orig", None) or fault
+    return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
 
 
 def _run_in_savepoint(connection: Connection, job: _Job) -> None:
@@ -197,7 +276,14 @@ def _durable_engine(url: URL, *, fsync: bool) -> Engine:
     return engine
 
 
-def _listen(engine: Engine, *, durable: bool, fsync: bool = False) -> None:
+def _quick_engine(url: URL) -> Engine:
+    """Never waits: not for another writer, and not for a checkpoint."""
+    engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 0, "check_same_thread": False})
+    _listen(engine, durable=True, quick=True)
+    return engine
+
+
+def _listen(engine: Engine, *, durable: bool, fsync: bool = False, quick: bool = False) -> None:
     """SQLite as we need it: transactions begun by us, foreign keys on. A commit survives the process, with `fsync` the
     machine's power too."""
 
@@ -207,10 +293,12 @@ def _listen(engine: Engine, *, durable: bool, fsync: bool = False) -> None:
         if durable:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
-            connection.execute("PRAGMA busy_timeout = 10000")
+            connection.execute(f"PRAGMA busy_timeout = {0 if quick else 10_000}")
+        if quick:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if quick else "BEGIN")
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, text, update
 
 from blocks_network.server.store.schema import cursors, idempotency, tasks
 
@@ -97,8 +97,11 @@ _INSERT = insert(tasks)
 _UPDATE = (
     update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING})
 )
-_KEYS_ASKED = 400
-"""Keys in one query: below the lowest bound on parameters that SQLite was ever built with (999)."""
+_CLAIM = text(  # a clause that both databases have, and that SQLAlchemy has for each apart
+    "INSERT INTO idempotency (user_id, idempotency_key, task_id, created_at_ms)"
+    " VALUES (:user_id, :idempotency_key, :task_id, :created_at_ms) ON CONFLICT DO NOTHING"
+)
+_MOVE = update(cursors).where(cursors.c.name == bindparam("of_name")).values(timetoken=bindparam("to"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,26 +156,19 @@ def update_all(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Non
 def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[tuple[str, str], str]:
     """Gives each free (user, key) to the first task that claims it here. Returns the task that has each one now."""
     holders: dict[tuple[str, str], str] = {}
-    keys = sorted({claim.key for claim in claims})
-    columns = (idempotency.c.user_id, idempotency.c.idempotency_key, idempotency.c.task_id)
-    for start in range(0, len(keys), _KEYS_ASKED):
-        asked = select(*columns).where(idempotency.c.idempotency_key.in_(keys[start : start + _KEYS_ASKED]))
-        for user_id, key, task_id in connection.execute(asked):
-            holders[user_id, key] = task_id
-    fresh = []
     for claim in claims:
-        if (claim.user_id, claim.key) not in holders:
-            holders[claim.user_id, claim.key] = claim.task_id
-            fresh.append(
-                {
-                    "user_id": claim.user_id,
-                    "idempotency_key": claim.key,
-                    "task_id": claim.task_id,
-                    "created_at_ms": claim.at_ms,
-                }
-            )
-    if fresh:
-        connection.execute(insert(idempotency), fresh)
+        taken = connection.execute(
+            _CLAIM,
+            {
+                "user_id": claim.user_id,
+                "idempotency_key": claim.key,
+                "task_id": claim.task_id,
+                "created_at_ms": claim.at_ms,
+            },
+        )
+        holder = claim.task_id if taken.rowcount == 1 else holder_of(connection, claim.user_id, claim.key)
+        assert holder is not None
+        holders[claim.user_id, claim.key] = holder
     return holders
 
 
@@ -221,7 +217,7 @@ def read_cursor(connection: Connection, name: str) -> int | None:
 
 
 def write_cursor(connection: Connection, name: str, timetoken: int) -> None:
-    moved = connection.execute(update(cursors).where(cursors.c.name == name).values(timetoken=timetoken))
+    moved = connection.execute(_MOVE, {"of_name": name, "to": timetoken})
     if moved.rowcount == 0:
         connection.execute(insert(cursors).values(name=name, timetoken=timetoken))
 

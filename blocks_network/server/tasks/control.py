@@ -78,7 +78,18 @@ class Control:
             self._timers.at(task.started_at_ms + task.max_running_s * 1000, self._ran_too_long, task)
 
     def restored(self, task: LiveTask) -> None:
-        """Sets again, after a restart, the timers of what is stored."""
+        """Sets again, after a restart, the timers of what is stored.
+
+        The clock may have been set back meanwhile: no pause and no grace gets longer than it was.
+        """
+        now_ms, limits = self._timers.now_ms(), self._limits
+        if task.started_at_ms is not None:
+            task.started_at_ms = min(task.started_at_ms, now_ms)
+        if task.ending_at_ms is not None:
+            grace_s = max(limits.cancel_grace_s, limits.expire_grace_s)
+            task.ending_at_ms = min(task.ending_at_ms, now_ms + int(grace_s * 1000))
+        if task.not_before_ms is not None:
+            task.not_before_ms = min(task.not_before_ms, now_ms + task.policy.longest_pause_ms(task.attempt))
         if task.expires_at_ms is not None:
             self._timers.at(task.expires_at_ms, self._expired, task)
         if task.state in ("running", "paused"):

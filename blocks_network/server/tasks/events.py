@@ -49,8 +49,9 @@ class Heard(msgspec.Struct, rename="camel", frozen=True):
         return isinstance(self.type, str) and self.type in AGENT_EVENTS
 
     def text(self, name: str) -> str | None:
+        """A field that is stored; a NUL, which PostgreSQL stores in no text, is replaced."""
         value = getattr(self, name)
-        return value if isinstance(value, str) else None
+        return value.replace("\x00", "\ufffd") if isinstance(value, str) else None
 
 
 class Mark(msgspec.Struct, frozen=True):

@@ -99,7 +99,7 @@ class Gate:
 
 def _is_over(task: LiveTask, event: Heard, mark: Mark | None, publisher: str) -> bool:
     """Whether the network has got over this terminal before: it took the task back then, and says so again."""
-    if event.is_refusal and task.state == "queued":
-        return True
+    if event.is_refusal and (task.state == "queued" or publisher != task.instance_id):
+        return True  # it speaks for the instance that says so, and another one may have the task by now
     failed_before = event.state == "failed" and mark is not None and 0 < mark.attempt < task.attempt
     return failed_before and (publisher != task.instance_id or task.state in ("queued", "assigned"))

@@ -272,7 +272,7 @@ class Overseer:
         self.pump(task.fleet)
 
     def _take_back(self, task: LiveTask, *, lost_by: str | None, pause_ms: int = 0) -> None:
-        """The task is without an instance: it waits before all others, or ends if that was asked for. The caller pumps."""
+        """The task is without an instance: it waits before all others, or ends if asked to. The caller pumps."""
         if task.closing:
             return
         self._move(task, Happening.TAKEN_BACK)
@@ -365,11 +365,12 @@ class Overseer:
     def _finish(self, task: LiveTask, event: Heard, publisher: str) -> None:
         """A terminal stands on the channel: the first one, so it is the end."""
         self._remove(task)
-        at_instance = task.instance_id if task.state in ON_AN_INSTANCE else None
+        unsent = task.state == "assigned" and task.sends == 0  # its instance has never heard of it
+        at_instance = task.instance_id if task.state in ON_AN_INSTANCE and not unsent else None
         instance = task.fleet.instances.get(at_instance or "")
         self._move(task, _HAPPENED[event.state], self._heard_ms)
         task.ended_at_ms = task.updated_at_ms
-        error, reason, completion = event.text("error"), event.text("reason"), event.text("completion_reason")
+        error, reason, completion = (event.text(name) for name in ("error", "reason", "completion_reason"))
         task.error = None if error is None else cut_text(error)
         task.reason = None if reason is None else reason[:REASON_CHARS]
         task.completion_reason = None if completion is None else completion[:REASON_CHARS]

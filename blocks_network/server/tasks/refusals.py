@@ -7,7 +7,10 @@ from typing import Any
 
 from blocks_network.wire.rpc import INVALID_PARAMS, REFUSED
 
-__all__ = ["TaskRefusal", "invalid_params", "task_not_found"]
+__all__ = ["TaskRefusal", "check_storable", "invalid_params", "task_not_found"]
+
+NUL = "\x00"
+"""PostgreSQL stores it in no text."""
 
 
 class TaskRefusal(Exception):
@@ -33,6 +36,13 @@ class TaskRefusal(Exception):
 def invalid_params(message: str) -> TaskRefusal:
     """A parameter that cannot be used; the message names it."""
     return TaskRefusal("InvalidParams", message, rpc_code=INVALID_PARAMS)
+
+
+def check_storable(name: str, text: str) -> str:
+    """The text; TaskRefusal when no database could hold or look for it."""
+    if NUL in text:
+        raise invalid_params(f"{name} holds a NUL character")
+    return text
 
 
 def task_not_found(task_id: str) -> TaskRefusal:

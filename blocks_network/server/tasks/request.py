@@ -10,7 +10,7 @@ from typing import Any
 from blocks_network.errors import ConfigurationError
 from blocks_network.server.limits import Limits
 from blocks_network.server.store.providers import Provider
-from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params
+from blocks_network.server.tasks.refusals import TaskRefusal, check_storable, invalid_params
 from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.wire import cards
 from blocks_network.wire.channels import validate_owner_id
@@ -240,7 +240,7 @@ def _text(parent: Mapping[str, Any], key: str, at: str = "", limit: int = KEY_CH
         raise invalid_params(f"{at}{key} is not a text")
     if len(value) > limit:
         raise invalid_params(f"{at}{key} has {len(value)} characters, at most {limit} are taken")
-    return value
+    return check_storable(f"{at}{key}", value)
 
 
 def _flag(blocks: Mapping[str, Any], key: str) -> bool:

@@ -55,6 +55,12 @@ class RetryPolicy:
     def to_text(self) -> str:
         return json.dumps(self.to_wire())
 
+    def longest_pause_ms(self, attempt: int) -> int:
+        """What may have been the pause before run number `attempt`."""
+        return max(
+            (pause for cause in self.on if (pause := self.again_in_ms(cause, attempt - 1)) is not None), default=0
+        )
+
     def again_in_ms(self, cause: str, attempt: int) -> int | None:
         """The pause before another run when run number `attempt` ended by `cause`; None when that was the last."""
         if cause not in self.on or attempt >= self.max_attempts:

@@ -33,7 +33,7 @@ from blocks_network.server.tasks.live import LiveTask, Outcome
 from blocks_network.server.tasks.overseer import Overseer
 from blocks_network.server.tasks.readers import group_of, readers_alias, stored_name
 from blocks_network.server.tasks.recovery import TASK_CHANNELS, recover
-from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params, task_not_found
+from blocks_network.server.tasks.refusals import TaskRefusal, check_storable, invalid_params, task_not_found
 from blocks_network.server.tasks.request import Wanted, check_against_card
 from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.server.tasks.timers import Timers
@@ -443,4 +443,4 @@ def _task_id(params: Mapping[str, Any]) -> str:
     task_id = params.get("taskId")
     if not isinstance(task_id, str) or not task_id:
         raise invalid_params("taskId is missing")
-    return task_id
+    return check_storable("taskId", task_id)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Timers"]
+__all__ = ["NeverBack", "Timers"]
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +21,44 @@ LONGEST_S = 30.0
 """The armed timer never sleeps longer, so that a step of the wall clock is noticed."""
 
 
+STEP_S = 1.0
+"""By how much the wall clock may fall behind the steady one before that is a step, and not their difference in pace."""
+
+
+class NeverBack:
+    """The wall clock, but for steps back: there it goes on at its pace, and waits for the wall to catch up again.
+
+    So what was to come in a second comes in a second, whatever somebody does to the machine's clock. Steps forward
+    are followed: a machine that has slept finds what has become due meanwhile.
+    """
+
+    def __init__(self, wall: Callable[[], float] | None = None, steady: Callable[[], float] = time.monotonic) -> None:
+        self._wall, self._steady = wall or time.time, steady
+        self._ahead_s = 0.0
+        self._last_s, self._looked_s = self._wall(), steady()
+
+    def __call__(self) -> float:
+        """Unix seconds."""
+        looked_s = self._steady()
+        expected_s = self._last_s + looked_s - self._looked_s
+        wall_s = self._wall() + self._ahead_s
+        if wall_s < expected_s - STEP_S:
+            self._ahead_s += expected_s - wall_s
+            wall_s = expected_s
+        elif self._ahead_s and wall_s > expected_s + STEP_S:
+            caught_up_s = min(self._ahead_s, wall_s - expected_s)
+            self._ahead_s -= caught_up_s
+            wall_s -= caught_up_s
+        self._last_s, self._looked_s = wall_s, looked_s
+        return wall_s
+
+
 class Timers:
-    """Belongs to one event loop. `clock` gives Unix seconds. Calls are quick and do not raise."""
+    """Belongs to one event loop. `clock` gives Unix seconds; the machine's own is taken without its steps back. Calls
+    are quick and do not raise."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self._clock = NeverBack() if clock is time.time else clock
         self._heap: list[tuple[int, int, Callable[[Any], None], Any]] = []
         self._order = 0
         self._loop: asyncio.AbstractEventLoop | None = None

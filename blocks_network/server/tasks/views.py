@@ -11,7 +11,7 @@ from typing import Any
 
 from blocks_network.server.store.tasks import TaskFilter, TaskRecord
 from blocks_network.server.tasks.life import shown_state, states_shown_as
-from blocks_network.server.tasks.refusals import invalid_params
+from blocks_network.server.tasks.refusals import check_storable, invalid_params
 from blocks_network.wire.rpc import TASK_STATES
 
 __all__ = ["instant", "list_filter", "next_cursor", "task_view"]
@@ -64,7 +64,7 @@ def list_filter(params: Mapping[str, Any], org_id: str, most: int) -> TaskFilter
         value = params.get(name)
         if value is not None and not isinstance(value, str):
             raise invalid_params(f"{name} is not a text")
-        texts[name] = value or None
+        texts[name] = check_storable(name, value) if value else None
     state = texts["state"]
     if state is not None and state not in TASK_STATES:
         raise invalid_params(f"state is none of {', '.join(TASK_STATES)}")
@@ -93,4 +93,4 @@ def _task_of_cursor(cursor: str) -> str:
         text = ""
     if not text.startswith("before:"):
         raise invalid_params("cursor is not one that ListTasks gave")
-    return text.removeprefix("before:")
+    return check_storable("cursor", text.removeprefix("before:"))

@@ -66,16 +66,14 @@ class Clock:
 class House:
     """The network and its caller, who owns the node's key."""
 
-    def __init__(
-        self, clock: Clock, limits: Limits, path: Path | None = None, *, private_webhooks: bool = False
-    ) -> None:
+    def __init__(self, clock: Clock, limits: Limits, path: Path | None = None) -> None:
         self.clock, self.limits = clock, limits
         self._directory = None if path is None else DataDirectory(path)
         if self._directory is not None:
             self._directory.open()
         self.identity = self._directory.identity(None) if self._directory else Identity.generate(None)
         self.network = Network(
-            NodeConfig(limits=limits, allow_private_webhooks=private_webhooks),
+            NodeConfig(limits=limits),
             self.identity,
             directory=self._directory,
             base_url="http://network",
@@ -178,11 +176,9 @@ class House:
         answer = await self.post("registry/agents", {"card": card, "listing": "public", "billingMode": "free"})
         assert answer.status_code in (200, 201), answer.text
 
-    async def hand(
-        self, name: str = "worker", concurrency: int = 1, instance_id: str | None = None, **said: Any
-    ) -> Hand:
+    async def hand(self, name: str = "worker", concurrency: int = 1, **said: Any) -> Hand:
         """Connects an instance, which is there and ready when this returns."""
-        instance_id = instance_id or f"{name}-{next(NUMBERS)}"
+        instance_id = f"{name}-{next(NUMBERS)}"
         body = {"agentName": name, "instanceId": instance_id, "billingMode": "free", "concurrency": concurrency, **said}
         answer = await self.post("auth/agent/connect", body)
         assert answer.status_code == 200, answer.text
@@ -238,9 +234,10 @@ class Hand:
 
     def heard(self, message: Message) -> None:
         draft = message.draft
-        if draft.channel == self._channel and draft.meta is not None:
-            if json.loads(draft.meta).get("instance") == self.instance_id:
-                self.messages.append(json.loads(draft.payload))
+        if draft.channel != self._channel or draft.meta is None:
+            return
+        if json.loads(draft.meta).get("instance") == self.instance_id:
+            self.messages.append(json.loads(draft.payload))
 
     def told(self, kind: str, task_id: str | None = None) -> list[dict[str, Any]]:
         return [

@@ -90,6 +90,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"cursor": 5}, "cursor"),
     ({"cursor": "nonsense"}, "cursor"),
     ({"cursor": "🙂"}, "cursor"),
+    ({"agentName": "a\x00"}, "agentName"),
+    ({"cursor": "YmVmb3JlOgA"}, "cursor"),
     ({"cursor": "bm9uc2Vuc2U"}, "cursor"),
 ]
 
@@ -101,7 +103,7 @@ async def test_a_parameter_that_cannot_be_used_is_named(house: House) -> None:
             await house.call("ListTasks", **params)
         assert (refused.value.rpc_code, refused.value.code) == (-32602, "InvalidParams"), params
         assert named in refused.value.data["message"]
-    for params in ({}, {"taskId": None}, {"taskId": 5}, {"taskId": ""}):
+    for params in ({}, {"taskId": None}, {"taskId": 5}, {"taskId": ""}, {"taskId": "\x00"}):
         with pytest.raises(Refused) as refused:
             await house.call("GetTask", **params)
         assert refused.value.code == "InvalidParams"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
-from task_house import Hand, House, Refused, housed
+from task_house import DEADLINE_S, Hand, House, Refused, housed
 
 from blocks_network.server.access.permissions import Bits
 from blocks_network.server.access.tokens import CapabilityTokens
@@ -106,7 +107,7 @@ async def test_every_optional_parameter_arrives_where_it_belongs(house: House) -
 
 @housed()
 async def test_null_is_the_same_as_nothing(house: House) -> None:
-    nothing = dict.fromkeys(
+    nothing: dict[str, Any] = dict.fromkeys(
         (
             "requestParts",
             "ownerId",
@@ -142,6 +143,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "owner no text": ({"ownerId": 5}, "ownerId"),
     "key no text": ({"idempotencyKey": 5}, "idempotencyKey"),
     "key too long": ({"idempotencyKey": "k" * 256}, "idempotencyKey"),
+    "key with a NUL": ({"idempotencyKey": "k\x00"}, "NUL"),
+    "agent with a NUL": ({"agentName": "worker\x00"}, "NUL"),
     "upload no text": ({"uploadSessionId": []}, "uploadSessionId"),
     "extensions no object": ({"extensions": []}, "extensions"),
     "blocks no object": ({"extensions": {"blocks": 1}}, "extensions.blocks"),
@@ -183,7 +186,7 @@ async def test_a_parameter_that_cannot_be_used_is_named(house: House) -> None:
 async def test_texts_of_every_kind_come_through_unchanged(house: House) -> None:
     hand = await house.hand(concurrency=0)
     for text in ("", "\x00", "\u2028\ufeff", "🙂" * 5_000, '"\\/', "a" * 300_000):
-        task = await house.send(requestParts=[{"text": text, "partId": text[:3]}])
+        task = await house.send(requestParts=[{"text": text, "more": text[:3]}])
         assert (await given(hand, task))["requestParts"][0]["text"] == text
 
 
@@ -365,6 +368,28 @@ async def test_a_caller_that_goes_does_not_take_the_task_of_equal_calls_with_it(
     answer = await stays
     assert answer["idempotent"] is True
     assert (await house.call("ListTasks"))["totalCount"] == 1
+
+
+@housed()
+async def test_a_task_that_is_being_stored_is_taken_though_its_caller_has_gone(house: House) -> None:
+    principal = await house.network.api_keys.verify(house.identity.api_key)
+    assert principal is not None
+    hand = await house.hand(concurrency=2)
+    await hand.start(await house.send())
+    gate = threading.Event()
+    held = asyncio.ensure_future(house.network.database.write(lambda connection: gate.wait(DEADLINE_S)))
+    gone = asyncio.create_task(house.network.tasks.send(principal, {"agentName": "worker", "billingMode": "free"}))
+    for _ in range(3):  # it waits for the database now
+        await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    gate.set()
+    await held
+    start = await hand.start()
+    assert (await house.call("ListTasks"))["totalCount"] == 2
+    await hand.end(start["taskId"])
+    await house.ended(start["taskId"])
 
 
 @housed()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from typing import Any
+
 import pytest
-from task_house import Hand, House, housed
+from task_house import DEADLINE_S, Hand, House, housed
+
+from blocks_network.server.bus import BusFull, Draft
 
 PIPE = {"blocks": {"taskKind": "pipe", "duration": 2}}
 
@@ -12,7 +18,7 @@ async def limited(house: House, **runtime: int) -> None:
     await house.register(runtime={"handler": "x.py", **runtime}, capabilities={"taskKinds": ["request", "pipe"]})
 
 
-async def running(house: House, hand: Hand, **params: object) -> str:
+async def running(house: House, hand: Hand, **params: Any) -> str:
     task = await house.send(**params)
     await hand.start(task)
     return task
@@ -257,6 +263,30 @@ async def test_a_canceled_task_that_is_refused_is_canceled(house: House) -> None
 
 
 @housed()
+async def test_a_cancel_before_the_start_has_left_ends_the_task_at_once(house: House) -> None:
+    principal = await house.network.api_keys.verify(house.identity.api_key)
+    assert principal is not None
+    hand = await house.hand()
+    first, task = await house.send(), await house.send()
+    await hand.start(first)
+    gate = threading.Event()
+    held = asyncio.ensure_future(house.network.database.write(lambda connection: gate.wait(DEADLINE_S)))
+    try:
+        await hand.end(first)  # the next one has its place, and nothing of that is committed
+        assert (await house.network.tasks.get(principal, {"taskId": task}))["task"]["state"] == "submitted"
+        wish = asyncio.ensure_future(house.network.tasks.control(principal, "CancelTask", {"taskId": task}))
+        await asyncio.sleep(0)
+    finally:
+        gate.set()
+    await held
+    await wish
+    assert (await house.ended(task))["state"] == "canceled"
+    assert hand.given == [first]
+    third = await house.send()
+    await hand.start(third)
+
+
+@housed()
 async def test_a_canceled_task_is_not_started_once_more(house: House) -> None:
     hand = await house.hand()
     task = await house.send()
@@ -287,9 +317,16 @@ async def test_nothing_follows_the_first_terminal(house: House) -> None:
 async def test_a_terminal_of_no_known_state_ends_nothing(house: House) -> None:
     hand = await house.hand()
     task = await running(house, hand)
-    for nonsense in ("done", None, 5, ["completed"], {}):
-        await hand.publish(task, {"type": "terminal", "taskId": task, "state": nonsense})
-    for payload in ({}, {"type": []}, {"type": "progress", "state": {}}, {"type": "system", "status": 1}):
+    nonsense: list[Any] = ["done", None, 5, ["completed"], {}]
+    for state in nonsense:
+        await hand.publish(task, {"type": "terminal", "taskId": task, "state": state})
+    payloads: list[dict[str, Any]] = [
+        {},
+        {"type": []},
+        {"type": "progress", "state": {}},
+        {"type": "system", "status": 1},
+    ]
+    for payload in payloads:
         await hand.publish(task, payload)
     assert await house.states(task) == ["running"]
     await hand.end(task)
@@ -298,8 +335,8 @@ async def test_a_terminal_of_no_known_state_ends_nothing(house: House) -> None:
 
 @housed()
 async def test_texts_of_a_terminal_are_cut_and_of_a_wrong_type_left_out(house: House) -> None:
-    hand = await house.hand(concurrency=2)
-    long, wrong = await running(house, hand), await running(house, hand)
+    hand = await house.hand(concurrency=3)
+    long, wrong, nul = [await running(house, hand) for _ in range(3)]
     await hand.publish(long, {"type": "terminal", "state": "failed", "error": "e" * 9_000, "reason": "r" * 1_000})
     await hand.publish(wrong, {"type": "terminal", "state": "failed", "error": {"a": 1}, "reason": 7})
     await house.until(lambda: house.living(wrong) is None)
@@ -307,6 +344,43 @@ async def test_texts_of_a_terminal_are_cut_and_of_a_wrong_type_left_out(house: H
     assert len(cut["error"]) < 4_200
     assert len(cut["reason"]) == 255
     assert not {"error", "reason"} & set(await house.get(wrong))
+    await hand.publish(nul, {"type": "terminal", "state": "failed", "error": "a\x00b"})
+    assert (await house.get(nul))["error"] == "a\ufffdb"
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@housed()
+async def test_a_terminal_that_is_being_stored_goes_before_the_networks_own(house: House, arrives: bool) -> None:
+    await limited(house, maxRunningTimeSec=3)
+    hand = await house.hand()
+    task = await running(house, hand)
+    publish, passed, go = house.network.bus.publish, asyncio.Event(), asyncio.Event()
+
+    async def slow(draft: Draft) -> int:
+        passed.set()
+        await go.wait()
+        if not arrives:
+            raise BusFull("the disk is full")
+        return await publish(draft)
+
+    house.network.bus.publish = slow  # type: ignore[method-assign]  # a disk that takes its time
+    ending = asyncio.ensure_future(hand.end(task))
+    await asyncio.wait_for(passed.wait(), DEADLINE_S)
+    await house.advance(3)
+    assert await house.terminals(task) == []
+    house.network.bus.publish = publish  # type: ignore[method-assign]
+    go.set()
+    if arrives:
+        await ending
+        assert (await house.ended(task))["state"] == "completed"
+    else:
+        with pytest.raises(AssertionError):  # the instance hears of it, and would try again
+            await ending
+        assert await house.states(task) == ["running"]
+        await house.advance(2)
+        assert (await house.ended(task))["reason"] == "max_running_time_exceeded"
+    await house.advance(100)
+    assert len(await house.terminals(task)) == 1
 
 
 @housed(backlog_tasks=500)

@@ -1,0 +1,189 @@
+"""One poll for all sessions of a client, where the network offers `channel-group-sessions`.
+
+The client sends its name with each task, and reads a channel group of that name. What arrives before its session is
+known (the answer to SendMessage may be slower than the task) waits here. After an outage every session first reads
+its own channel for what the group may have dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from blocks_network.api.caller import Caller
+from blocks_network.api.tokens import reader_token
+from blocks_network.errors import AccessDeniedError, ApiError, AuthRefreshFailedError, BlocksError, TransportError
+from blocks_network.transport.pubnub import PubNubKeys, make_client
+from blocks_network.transport.subscription import Received, Subscription
+
+if TYPE_CHECKING:
+    from blocks_network.consumer.callbacks import Callbacks, Timer
+
+__all__ = ["FEATURE", "Hub", "HubReader", "Place"]
+
+log = logging.getLogger(__name__)
+
+FEATURE = "channel-group-sessions"
+EARLY_CHANNELS = 2_000
+"""Tasks whose messages wait for their session; beyond that the oldest one's have to be read from its channel."""
+IDLE_S = 30.0
+"""How long the poll goes on when no session is left."""
+
+
+class HubReader(Protocol):
+    """A session, as the hub sees it. Called on the hub's thread, or on the thread that joins."""
+
+    def accept(self, payload: Any, timetoken: int) -> None: ...
+
+    def resync(self) -> None:
+        """Reads from the task's own channel what it has not seen. BlocksError when that cannot be done now."""
+
+    def hampered(self, fault: Exception) -> None: ...
+
+    def cut_off(self, fault: Exception) -> None: ...
+
+
+@dataclass(slots=True)
+class Place:
+    """A session's place at the hub. `stop` gives it up; nothing is delivered afterwards."""
+
+    hub: Hub
+    channel: str
+    reader: HubReader
+
+    def stop(self) -> None:
+        self.hub.leave(self)
+
+
+class Hub:
+    """Owns one thread while there are sessions, and for IDLE_S after the last one."""
+
+    def __init__(
+        self, ready_caller: Callable[[], Caller], keys: PubNubKeys, billing_mode: str, callbacks: Callbacks
+    ) -> None:
+        self._ready_caller, self._keys, self._billing_mode = ready_caller, keys, billing_mode
+        self._callbacks = callbacks
+        self.name = secrets.token_hex(16)
+        """Goes with each task; whoever knows it and is this user may read them."""
+        self._lock = threading.Lock()
+        self._places: dict[str, Place] = {}
+        self._early: OrderedDict[str, list[Received]] = OrderedDict()
+        self._lost_early = False
+        self._subscription: Subscription | None = None
+        self._idle: Timer | None = None
+        self._down = False
+
+    def join(self, channel: str, reader: HubReader, cursor: int) -> Place:
+        """Delivers what comes on the task's channel above `cursor`. BlocksError when the group cannot be read."""
+        self._start(cursor)
+        place = Place(self, channel, reader)
+        while True:
+            with self._lock:
+                early = self._early.pop(channel, None)
+                if early is None:
+                    self._places[channel] = place
+                    lost = self._lost_early
+                    break
+            for message in early:  # outside the lock: the session has one of its own
+                reader.accept(message.payload, message.timetoken)
+        if lost:
+            reader.resync()
+        return place
+
+    def leave(self, place: Place) -> None:
+        with self._lock:
+            if self._places.get(place.channel) is place:
+                del self._places[place.channel]
+            if not self._places and self._subscription is not None and self._idle is None:
+                self._idle = self._callbacks.later(IDLE_S, self._stop_idle)
+
+    # --- its thread: Listener of the subscription
+
+    def received(self, message: Received) -> None:
+        with self._lock:
+            place = self._places.get(message.channel)
+            if place is None:
+                self._early.setdefault(message.channel, []).append(message)
+                if len(self._early) > EARLY_CHANNELS:
+                    self._early.popitem(last=False)
+                    self._lost_early = True
+                return
+        place.reader.accept(message.payload, message.timetoken)
+
+    def connected(self) -> None:
+        """After an outage: first what was missed, then what comes."""
+        if not self._down:
+            return
+        for place in self._all():
+            try:
+                place.reader.resync()
+            except BlocksError as fault:
+                log.warning("the channel %s could not be read after an outage: %s", place.channel, fault)
+                place.reader.hampered(fault)
+        self._down = False
+
+    def disconnected(self, fault: TransportError) -> None:
+        self._down = True
+        for place in self._all():
+            place.reader.hampered(fault)
+
+    def denied(self, fault: AccessDeniedError) -> bool:
+        """The group's token has ended: gets another one, unless the network says no to that too."""
+        try:
+            token, _ = self._token()
+        except (ApiError, AuthRefreshFailedError) as refusal:
+            if isinstance(refusal, AuthRefreshFailedError) or refusal.status in (400, 401, 403, 404):
+                for place in self._all():
+                    place.reader.cut_off(refusal)
+                return False
+            return True
+        except BlocksError as outage:
+            log.debug("no token for the sessions' group now: %s", outage)
+            return True
+        with self._lock:
+            subscription = self._subscription
+        if subscription is not None:
+            subscription.set_token(token)
+        return True
+
+    # --- the poll's life
+
+    def _start(self, cursor: int) -> None:
+        with self._lock:
+            if self._idle is not None:
+                self._idle.cancel()
+                self._idle = None
+            if self._subscription is not None:
+                return
+        token, group = self._token()
+        client = make_client(self._keys, user_id=f"blocks-sessions-{self.name[:12]}", token=token)
+        subscription = Subscription(client, [], self, groups=[group], name=f"sessions-{self.name[:6]}", cursor=cursor)
+        with self._lock:
+            if self._subscription is not None:  # another task was quicker; its cursor may be a later one
+                self._lost_early = True
+                return
+            self._subscription = subscription
+        subscription.start()
+
+    def _stop_idle(self) -> None:
+        with self._lock:
+            self._idle = None
+            if self._places or self._subscription is None:
+                return
+            subscription, self._subscription = self._subscription, None
+            self._early.clear()
+            self._lost_early = False
+        subscription.stop()
+
+    def _token(self) -> tuple[str, str]:
+        granted = reader_token(self._ready_caller(), self.name, self._billing_mode)
+        return granted.token, granted.channel
+
+    def _all(self) -> list[Place]:
+        with self._lock:
+            return list(self._places.values())
