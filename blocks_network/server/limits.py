@@ -68,6 +68,8 @@ class Limits:
     """All tails together; the channels idle for longest give theirs up first."""
     memory_log_bytes: int = 256 * 1024 * 1024
     """The history of a network that keeps nothing on disk; the oldest messages go first."""
+    log_bytes: int = 16 * 1024 * 1024 * 1024
+    """The history of a network with a data directory; the oldest messages go first."""
     history_ttl_hours: int = 24 * 30
     """How long a stored message without a ttl of its own is kept; 0 keeps it for ever."""
     token_skew_s: int = 60

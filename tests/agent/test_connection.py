@@ -6,7 +6,6 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ from blocks_network.transport.pubnub import keys_of, make_client, token_lifetime
 
 
 @pytest.fixture
-def tokens_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
+def tokens_set(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
     """The control tokens that instances take up, while they do."""
     heard: queue.Queue[str] = queue.Queue()
     original = ControlLink.set_token
@@ -41,7 +40,7 @@ def tokens_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
         heard.put(token)
 
     monkeypatch.setattr(ControlLink, "set_token", set_token)
-    yield heard
+    return heard
 
 
 def answer(blocks: Network, name: str, billing_mode: Any = "free") -> str | None:

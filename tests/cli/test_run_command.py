@@ -258,3 +258,19 @@ def test_an_interrupted_task(tmp_path: Path) -> None:
     _, err = task.communicate(timeout=20)
     assert task.returncode == 130, err
     assert "Traceback" not in err
+
+
+def test_a_handlers_child_processes_do_not_inherit_the_api_key(blocks_node: Node, tmp_path: Path) -> None:
+    (tmp_path / "nosy.py").write_text(
+        "import subprocess, sys\n\n"
+        "def work(task):\n"
+        "    shown = [sys.executable, '-c', \"import os; print(os.environ.get('BLOCKS_API_KEY'))\"]\n"
+        "    return subprocess.run(shown, capture_output=True, text=True, check=True).stdout\n"
+    )
+    register_agent(blocks_node.base_url, str(blocks_node.api_key), derive_card("nosy", None, None, None))
+    card = {"identity": {"agentName": "nosy"}, "runtime": {"handler": "nosy.py", "handlerExport": "work"}}
+    (tmp_path / "agent-card.json").write_text(json.dumps(card))
+    done = blocks_run(
+        "--task", "go", cwd=tmp_path, BLOCKS_API_KEY=str(blocks_node.api_key), BLOCKS_CDM_URL=blocks_node.cdm_url
+    )
+    assert (done.returncode, done.stdout) == (0, "None\n\n"), done.stderr

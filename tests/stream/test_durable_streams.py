@@ -180,7 +180,11 @@ def test_without_the_feature_a_stream_is_gone_with_its_task(plain: Network) -> N
     assert ref.descriptor.stream_id == f"{session.task_id}-1"
 
 
-@pytest.mark.parametrize("features", [FEATURES, frozenset(), *(FEATURES - {one} for one in sorted(FEATURES))], ids=lambda of: "+".join(sorted(of)) or "none")
+@pytest.mark.parametrize(
+    "features",
+    [FEATURES, frozenset(), *(FEATURES - {one} for one in sorted(FEATURES))],
+    ids=lambda of: "+".join(sorted(of)) or "none",
+)
 def test_tasks_and_live_streams_are_the_same_whatever_the_network_offers(
     nodes: Callable[[frozenset[str]], Network], features: frozenset[str]
 ) -> None:

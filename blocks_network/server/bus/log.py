@@ -299,7 +299,8 @@ class AppendLog:
             gone = 0
             for which, bound in (("expires IS NULL AND timetoken < ?", self.cutoff()), ("expires < ?", self._now())):
                 gone = max(gone, connection.execute(_DELETE_SOME.format(which), (bound, SWEEP_ROWS)).rowcount)
-            if self._path is None and self._size_bytes(connection) > self._limits.memory_log_bytes:
+            most = self._limits.memory_log_bytes if self._path is None else self._limits.log_bytes
+            if self._size_bytes(connection) > most:
                 gone = max(gone, connection.execute(_DELETE_SOME.format("timetoken > ?"), (0, SWEEP_ROWS)).rowcount)
             if gone:
                 connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()

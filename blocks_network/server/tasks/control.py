@@ -86,7 +86,7 @@ class Control:
         if task.started_at_ms is not None:
             task.started_at_ms = min(task.started_at_ms, now_ms)
         if task.ending_at_ms is not None:
-            grace_s = max(limits.cancel_grace_s, limits.expire_grace_s)
+            grace_s = limits.expire_grace_s if task.ending == "expire" else limits.cancel_grace_s
             task.ending_at_ms = min(task.ending_at_ms, now_ms + int(grace_s * 1000))
         if task.not_before_ms is not None:
             task.not_before_ms = min(task.not_before_ms, now_ms + task.policy.longest_pause_ms(task.attempt))
