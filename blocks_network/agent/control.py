@@ -84,6 +84,7 @@ class ControlLink:
 
     def stop(self, timeout_s: float, *, leave: bool = True) -> None:
         """Stops listening, then leaves, so that the network places what it would send us elsewhere at once."""
+        leave = leave and self._presence.reachable  # else it would be waited for in vain
         self._presence.stop()
         self._subscription.stop()
         self._presence.join(timeout_s)

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 OWNER_ORG, OWNER_USER = "org_local", "user_local"
 """Who the API key of a node stands for."""
 OWN_SCOPES = ALL_SCOPES | {OPERATOR}
-TASK_PREFIX, STREAM_PREFIX = "u.", "stream."
+TASK_PREFIX = "u."
 
 
 class Part(Protocol):
@@ -160,7 +160,7 @@ class Network:
         """The operations that the gateway does not bring itself, and the channels on which the tasks have a say."""
         for operations in (groups, presence, actions):
             operations.routes(self.gateway)
-        self.gateway.unattended = (TASK_PREFIX, SETUP_PREFIX, SESSIONS_PREFIX, STREAM_PREFIX)
+        self.gateway.unattended = (TASK_PREFIX, SETUP_PREFIX, SESSIONS_PREFIX)
         self.gateway.intercept(TASK_PREFIX, self.tasks.intercept)
         self.gateway.intercept(SETUP_PREFIX, StreamSetups(find=self.tasks.living, bus=self.bus, tokens=tokens))
         grants.routes(self.gateway, tokens)

@@ -57,6 +57,11 @@ class PresenceKeeper:
         """True once the network has taken a beat or a state."""
         return self._known.wait(timeout_s)
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the network took the last beat or state; False before the first."""
+        return self._known.is_set() and not self._failing
+
     def changed(self) -> None:
         """The state is another now. Never blocks."""
         with self._changed:

@@ -273,4 +273,4 @@ def test_a_handlers_child_processes_do_not_inherit_the_api_key(blocks_node: Node
     done = blocks_run(
         "--task", "go", cwd=tmp_path, BLOCKS_API_KEY=str(blocks_node.api_key), BLOCKS_CDM_URL=blocks_node.cdm_url
     )
-    assert (done.returncode, done.stdout) == (0, "None\n\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr

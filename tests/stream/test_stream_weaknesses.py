@@ -69,6 +69,7 @@ def test_a_cancel_reaches_a_handler_that_waits_for_room(blocks: Network) -> None
         except RuntimeError as fault:
             ended.append(str(fault))
             del out._client._writer._sender.offer
+            out._client._writer._sender.offer(out._client._writer)
 
     handle = blocks.agent(work, name="full_writer")
     session = blocks.client().send_message(agent_name="full_writer", request_parts=[text_part("go")], stream=True)
