@@ -277,7 +277,7 @@ class Instance:
         self._pool.shutdown(wait=not abandoned, cancel_futures=True)
         self._loops.stop(JOIN_S)
         self._dismiss_colleague()
-        self.identity.auth.close()
+        self.identity.auth.close(JOIN_S)
         self._timers.join(JOIN_S)
         self._publisher.join(JOIN_S)
         for task_id in abandoned:

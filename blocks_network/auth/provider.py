@@ -97,9 +97,11 @@ class AgentAuth:
         answer = Caller(base, self, extra_headers=headers).call(method, url[len(base) :], body)
         return answer.body, answer.status
 
-    def close(self) -> None:
-        """Ends renewals; the last token stays readable."""
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Ends renewals, and waits at most `timeout_s` for one under way; the last token stays readable."""
         self._keeper.stop()
+        if timeout_s > 0:
+            self._keeper.join(timeout_s)
 
     def _acquire(self, current: Identity | None) -> Identity:
         try:

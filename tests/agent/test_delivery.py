@@ -160,7 +160,7 @@ def test_tasks_cost_no_thread_and_no_client_of_their_own(blocks: Network) -> Non
         ctx.report_status("at it")
         return "done"
 
-    blocks.agent(work, name="thrifty", concurrency=2)
+    blocks.agent(work, name="thrifty")
     client = blocks.client()
 
     def run(number: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from processes import AgentProcess, NetworkProcess
@@ -45,13 +46,14 @@ def network(ended: contextlib.ExitStack, tmp_path: Path) -> NetworkMaker:
 
 @pytest.fixture
 def agents(ended: contextlib.ExitStack) -> AgentMaker:
-    """Registers agents and starts their instances in a process: each `name=handler` of agent_program.py."""
+    """Registers agents and starts their instances in a process: each `name=handler` of agent_program.py. Options are
+    those of AgentProcess."""
 
-    def start(network: NetworkProcess, *instances: str, concurrency: int = 8, backlog: int = 1_000) -> AgentProcess:
+    def start(network: NetworkProcess, *instances: str, **options: Any) -> AgentProcess:
         for instance in instances:
             name = instance.partition("=")[0]
             register_agent(network.base_url, network.api_key, derive_card(name, None, None, None))
-        made = AgentProcess(network, *instances, concurrency=concurrency, backlog=backlog)
+        made = AgentProcess(network, *instances, **options)
         ended.callback(made.close)
         return made
 

@@ -152,10 +152,17 @@ class NetworkProcess:
 class AgentProcess(Process):
     """Instances in a process: one for each `name=handler` of agent_program.py. Returns when they all listen."""
 
-    def __init__(self, network: NetworkProcess, *instances: str, concurrency: int = 8, backlog: int = 1_000) -> None:
+    def __init__(
+        self,
+        network: NetworkProcess,
+        *instances: str,
+        concurrency: int = 8,
+        backlog: int = 1_000,
+        cdm_url: str | None = None,
+    ) -> None:
         super().__init__(
             str(HERE / "agent_program.py"),
-            network.cdm_url,
+            cdm_url or network.cdm_url,
             network.api_key,
             str(concurrency),
             str(backlog),

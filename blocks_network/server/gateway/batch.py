@@ -43,6 +43,8 @@ class Body(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(Body).decode
 
+STREAM_ANSWER = 403
+"""The protocol's status for an answer to a set-up, good or bad."""
 SKIPPED = {"status": 424, "message": "a message before it on its channel was refused"}
 UNAVAILABLE = {"status": 503, "message": "the network cannot store messages at the moment"}
 
@@ -79,6 +81,8 @@ class Batches:
                 taken.append((index, draft))
             else:
                 results[index] = _answered(answered)
+                if answered.status not in (200, STREAM_ANSWER):  # what follows on its channel must not overtake it
+                    broken.add(item.channel)
         await self._commit(taken, results)
         return json_reply({"results": results}, content_type=JSON)
 
