@@ -50,7 +50,7 @@ class ForgetfulProxy:
         self._thread.join()
 
     def _serve(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        settled = request.path == "/config.json"
+        settled = request.path == "/config.json" or request.path.startswith("/v2/subscribe/")  # polls change nothing
         with self._lock:
             lost, doubled = (self._chance.random() < share and not settled for share in (self._lose, self._twice))
         try:

@@ -20,7 +20,7 @@ from blocks_network.errors import BlocksError
 
 T = TypeVar("T")
 
-TASKS, CALLERS = 60, 6
+TASKS, CALLERS = 30, 6
 NUMBERS = 5
 TRIES = 30
 
@@ -45,10 +45,10 @@ def test_every_call_may_be_repeated(
     request: pytest.FixtureRequest,
     killed: bool,
 ) -> None:
-    """A third of all answers is lost and a third of all requests arrives twice, of client and agent alike. Each key is
+    """A fifth of all answers is lost and some requests arrive twice, of client and agent alike. Each key is
     one task that runs once and ends once, and each event stands on its channel once, in order."""
     running = network()
-    proxy = ForgetfulProxy(running.port, lose=0.33, twice=0.33, seed=21)
+    proxy = ForgetfulProxy(running.port, lose=0.2, twice=0.3, seed=21)
     request.addfinalizer(proxy.close)
     agents(running, "counter=counting", cdm_url=proxy.cdm_url)
     sender = client(running, cdm_url=proxy.cdm_url)
@@ -73,7 +73,8 @@ def test_every_call_may_be_repeated(
 
     assert {end.state for end in ends} == set(states) == {"completed"}
     assert insist(lambda: sender.list_tasks(ListTasksParams(limit=1))).total_count == TASKS
-    assert all(numbers_of(session.list_events()) == list(range(NUMBERS)) for session in sessions)
+    seen = [numbers_of(session.list_events()) for session in sessions]
+    assert [numbers for numbers in seen if numbers != list(range(NUMBERS))] == []
     print(dict(proxy.counts))
     assert min(proxy.counts["lost"], proxy.counts["doubled"]) > TASKS
     assert running.end() == 0
