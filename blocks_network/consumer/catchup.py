@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from blocks_network.errors import TransportError
+from blocks_network.backoff import Backoff
+from blocks_network.errors import AccessDeniedError, TransportError
 from blocks_network.transport.pubnub import call
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["Past", "read_history"]
 
 PAGE = 100
+TRIES = 4
+RETRY = Backoff(first_s=0.1, factor=4, cap_s=2)
+"""An answer that got lost: reading a page again costs nothing, and without it a task would seem to have no events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ def read_history(client: PubNub, channel: str) -> list[Past]:
     found: list[Past] = []
     before: int | None = None
     while True:
-        page = _page(client, channel, before)
+        page = _page_patiently(client, channel, before)
         found += page
         if len(page) < PAGE:
             break
@@ -42,6 +47,17 @@ def read_history(client: PubNub, channel: str) -> list[Past]:
             break  # a network that does not go back would be asked for ever
         before = oldest
     return sorted(found, key=lambda message: message.timetoken)
+
+
+def _page_patiently(client: PubNub, channel: str, before: int | None) -> list[Past]:
+    for pause_s in RETRY.delays(TRIES):
+        try:
+            return _page(client, channel, before)
+        except AccessDeniedError:
+            raise
+        except TransportError:
+            time.sleep(pause_s)
+    return _page(client, channel, before)
 
 
 def _page(client: PubNub, channel: str, before: int | None) -> list[Past]:

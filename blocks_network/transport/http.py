@@ -19,7 +19,7 @@ import urllib.request
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -248,7 +248,8 @@ class ConnectionPool:
                 sock.settimeout(read_timeout_s)
             connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
             answer = connection.getresponse()
-            content = answer.read(MAX_ANSWER_BYTES + 1)
+            with closing(answer):  # of one that ends its connection, the connection itself knows nothing any more
+                content = answer.read(MAX_ANSWER_BYTES + 1)
         if len(content) > MAX_ANSWER_BYTES:
             connection.close()
             raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")

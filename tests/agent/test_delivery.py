@@ -164,8 +164,8 @@ def test_tasks_cost_no_thread_and_no_client_of_their_own(blocks: Network) -> Non
     client = blocks.client()
 
     def run(number: int) -> None:
-        sessions = [client.send_message(agent_name="thrifty", request_parts=[text_part("go")]) for _ in range(number)]
-        for session in sessions:
+        for _ in range(number):
+            session = client.send_message(agent_name="thrifty", request_parts=[text_part("go")])
             assert session.result(WAIT_S).text == "done"
             session.close()
 

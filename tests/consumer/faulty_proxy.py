@@ -10,7 +10,7 @@ from types import TracebackType
 
 import uvloop
 
-__all__ = ["FaultyProxy"]
+__all__ = ["RESET", "FaultyProxy"]
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing sends a reset in place of an end."""

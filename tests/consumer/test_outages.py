@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faulty_proxy import FaultyProxy
+from faulty_proxy import RESET, FaultyProxy
 from published_tasks import DONE, S, World, messages, said
 
 from blocks_network import TaskClient, TaskContext, TokenResult, text_part
+from blocks_network.errors import TransportError
 from blocks_network.server.config import NodeConfig
 from blocks_network.server.node import Node
 from blocks_network.testing.network import Network
@@ -144,6 +147,30 @@ def test_the_peer_of_a_silent_connection_is_probed(platform: Any) -> None:
     connection = POOL._open(("http", host, int(port)), None, S)
     assert connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     connection.close()
+
+
+def test_an_answer_that_breaks_off_leaves_no_socket_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that said that its connection ends with it, and whose fault is kept by somebody."""
+    left_open: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda fault: left_open.append(repr(fault.exc_value)))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 100\r\n\r\n0123456789")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(TransportError, match="connection lost") as caught:
+            POOL.request("GET", f"http://127.0.0.1:{server.getsockname()[1]}/")
+        answering.join(S)
+    caught.value.args = (caught.value,)  # a cycle, as tracebacks make them
+    del caught
+    gc.collect()
+    assert left_open == []
 
 
 def test_a_whole_task_goes_through_a_proxy_that_cuts_every_connection(tmp_path: Path) -> None:

@@ -73,8 +73,11 @@ class ForgetfulProxy:
             if name.lower() not in HOPS:
                 request.send_header(name, value)
         request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content)
+        try:
+            request.end_headers()
+            request.wfile.write(content)
+        except OSError:  # whoever asked has gone
+            request.close_connection = True
 
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self._target, timeout=60)
