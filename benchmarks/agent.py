@@ -22,8 +22,11 @@ CARD = {
 
 
 def handle(task: Any, context: Any) -> Any:
-    """Echoes its text; for "chunks N" it streams N chunks, and says when it wrote the first one."""
+    """Echoes its text; "wait S" waits for its end; "chunks N" streams N chunks, and says when it wrote the first."""
     text = task.request_parts[0].text
+    if text.startswith("wait "):
+        context.cancel_event.wait(float(text.split()[1]))
+        return None
     if not text.startswith("chunks "):
         return {"artifacts": [{"data": text, "mimeType": "text/plain"}]}
     stream = context.create_stream(declared_stream="chunks")

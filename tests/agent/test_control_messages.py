@@ -370,6 +370,8 @@ def test_a_paused_coroutine_holds_up_no_other(stage: Stage) -> None:
         stage.started.release()
         while not paused.is_set():
             await asyncio.sleep(0.005)
+        ctx.report_status("does not wait on the loop")
+        ctx.checkpoint()
         await ctx.acheckpoint()
         return "resumed"
 
@@ -381,6 +383,7 @@ def test_a_paused_coroutine_holds_up_no_other(stage: Stage) -> None:
         continue
     paused.set()
     assert desk.task(requestParts=[{"text": "other"}]).start().terminal() == {"state": "completed"}
+    assert task.next()["message"] == "does not wait on the loop"
     assert task.events.empty()
     task.control("ResumeTask")
     assert task.terminal() == {"state": "completed"}

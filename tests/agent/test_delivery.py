@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import socket
 import sys
 import threading
@@ -29,6 +31,7 @@ from blocks_network.testing.network import Network
 from blocks_network.transport.publisher import Publisher
 from blocks_network.transport.pubnub import PubNubKeys, make_client
 from blocks_network.transport.sending import BatchSender, SingleSender
+from blocks_network.transport.timers import Timers
 from blocks_network.wire.control import StartTaskMessage
 
 
@@ -200,6 +203,33 @@ def test_a_slow_program_holds_up_no_control_message(blocks: Network) -> None:
     assert two.terminal() == {"state": "canceled"}
     release.set()
     desk.close()
+
+
+def test_a_call_in_centuries_leaves_the_timers_alive() -> None:
+    timers, rang = Timers("test"), threading.Event()
+    timers.after(1e300, rang.clear)
+    timers.start()
+    timers.after(0.01, rang.set)
+    assert rang.wait(WAIT_S)
+    timers.stop()
+    assert timers.join(WAIT_S)
+
+
+def test_the_way_of_a_task_to_its_handler_is_timed_on_demand(
+    blocks: Network, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BLOCKS_PROFILE", "other, timing")
+    handle = blocks.agent(lambda task: None, name="timed")
+    desk = Desk(blocks, handle)
+    with caplog.at_level(logging.INFO, "blocks_network"):
+        task = desk.task().start()
+        assert task.terminal() == {"state": "completed"}
+    desk.close()
+    (line,) = [line for line in caplog.messages if line.startswith("dispatch timing")]
+    assert task.task_id in line
+    times = [float(found) for found in re.findall(r"_ms=([0-9.]+)", line)]
+    assert len(times) == 3
+    assert times[0] + times[1] == pytest.approx(times[2], abs=0.01)
 
 
 def test_an_on_error_that_raises_changes_nothing(blocks: Network) -> None:

@@ -20,7 +20,7 @@ from blocks_network.errors import BlocksError
 
 T = TypeVar("T")
 
-TASKS, CALLERS = 30, 6
+TASKS, CALLERS = 16, 8
 NUMBERS = 5
 TRIES = 30
 
