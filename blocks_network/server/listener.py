@@ -208,6 +208,7 @@ class Listener:
             interface="asgi3",
             log_config=None,  # the program configures logging
             access_log=False,  # addresses of the protocol hold tokens
+            server_header=False,  # nobody needs to know what runs here, and every client parses it
             proxy_headers=False,  # nobody is believed to speak for somebody else
             timeout_keep_alive=keep_alive_s,
             backlog=BACKLOG,

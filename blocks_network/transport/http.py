@@ -142,12 +142,40 @@ class Interruption:
                 self._socket = None
 
 
+class _Connection(http.client.HTTPConnection):
+    """Sends the head and the body of a request in one segment: each of its own would wake the server."""
+
+    _held: list[bytes] | None = None
+
+    @contextmanager
+    def corked(self) -> Iterator[None]:
+        """What is sent within leaves at its end, all at once."""
+        self._held = []
+        try:
+            yield
+            held, self._held = self._held, None
+            if held:
+                super().send(b"".join(held))
+        finally:
+            self._held = None
+
+    def send(self, data: Any) -> None:
+        if self._held is not None and self.sock is not None and isinstance(data, bytes):
+            self._held.append(data)
+        else:
+            super().send(data)
+
+
+class _TlsConnection(_Connection, http.client.HTTPSConnection):
+    """The same over TLS."""
+
+
 class ConnectionPool:
     """Idle connections by (scheme, host, port). Safe for threads; a forked child starts with an empty one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[tuple[str, str, int], list[tuple[float, http.client.HTTPConnection]]] = defaultdict(list)
+        self._idle: dict[tuple[str, str, int], list[tuple[float, _Connection]]] = defaultdict(list)
         self._tls: ssl.SSLContext | None = None
         os.register_at_fork(after_in_child=self._forget)
 
@@ -246,7 +274,8 @@ class ConnectionPool:
             sock = connection.sock
             if sock is not None:
                 sock.settimeout(read_timeout_s)
-            connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
+            with connection.corked():
+                connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
             answer = connection.getresponse()
             with closing(answer):  # of one that ends its connection, the connection itself knows nothing any more
                 content = answer.read(MAX_ANSWER_BYTES + 1)
@@ -259,9 +288,7 @@ class ConnectionPool:
             self._give_back(key, connection)
         return Response(answer.status, answer.headers, content, url)  # type: ignore[arg-type]
 
-    def _take(
-        self, key: tuple[str, str, int], target: str, connect_timeout_s: float
-    ) -> tuple[http.client.HTTPConnection, str]:
+    def _take(self, key: tuple[str, str, int], target: str, connect_timeout_s: float) -> tuple[_Connection, str]:
         """A connection that is open, and the target to name on it (a whole address through a plain proxy)."""
         scheme, host, port = key
         proxy = _proxy_for(scheme, host)
@@ -277,18 +304,16 @@ class ConnectionPool:
                 return connection, address
             connection.close()
 
-    def _open(
-        self, key: tuple[str, str, int], proxy: SplitResult | None, timeout_s: float
-    ) -> http.client.HTTPConnection:
+    def _open(self, key: tuple[str, str, int], proxy: SplitResult | None, timeout_s: float) -> _Connection:
         scheme, host, port = key
         peer = (proxy.hostname or "", proxy.port or 80) if proxy else (host, port)
-        connection: http.client.HTTPConnection
+        connection: _Connection
         if scheme == "https":
-            connection = http.client.HTTPSConnection(*peer, timeout=timeout_s, context=self.tls_context())
+            connection = _TlsConnection(*peer, timeout=timeout_s, context=self.tls_context())
             if proxy:
                 connection.set_tunnel(host, port, headers=_proxy_credentials(proxy))
         else:
-            connection = http.client.HTTPConnection(*peer, timeout=timeout_s)
+            connection = _Connection(*peer, timeout=timeout_s)
         try:
             connection.connect()
             _notice_dead_peers(connection.sock)
@@ -301,7 +326,7 @@ class ConnectionPool:
             raise ConnectFailed(f"{host}:{port} cannot be reached ({cause})") from fault
         return connection
 
-    def _give_back(self, key: tuple[str, str, int], connection: http.client.HTTPConnection) -> None:
+    def _give_back(self, key: tuple[str, str, int], connection: _Connection) -> None:
         with self._lock:
             entries = self._idle[key]
             if len(entries) < MAX_IDLE_PER_HOST:

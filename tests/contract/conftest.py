@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from databases import KINDS, Place, place_of
 from postgres_server import PostgresServer, find_programs
 
 
@@ -22,3 +24,15 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty database of each kind."""
+    return place_of(request.param, request, tmp_path)
+
+
+@pytest.fixture(params=[kind for kind in KINDS if kind != "memory"])
+def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """The same, of those that outlive the process."""
+    return place_of(request.param, request, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_timetokens_rise_over_starts_and_steps_of_the_clock(tmp_path: Path) -> N
 
     for start in range(STARTS):
         asyncio.run(run(tmp_path / f"bus{start}.db", tmp_path / f"bus{start + 1}.db"))
-    assert all(earlier < later for earlier, later in zip(given, given[1:], strict=False))
+    assert all(earlier < later for earlier, later in itertools.pairwise(given))
     assert len(given) == STARTS * PUBLISHES
 
 

@@ -20,11 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import StaticPool
 
+from blocks_network.server.store.engines import READERS, is_sqlite, memory_engine, open_engine, quick_engine, read_url
 from blocks_network.server.store.schema import metadata
 
 __all__ = ["IN_MEMORY", "Connection", "Database", "StoreFault"]
@@ -38,7 +37,6 @@ StoreFault = SQLAlchemyError
 IN_MEMORY = "sqlite://"
 GROUP_MAX = 512
 """Closures in one transaction: enough to make a commit nearly free, few enough that nobody waits long for it."""
-READERS = 2
 CHECKPOINT_GROUPS = 200
 """Groups committed on the loop between two checkpoints, which the writer thread makes."""
 
@@ -55,7 +53,7 @@ _CHECKPOINT = _Job(lambda connection: None, None)  # type: ignore[arg-type]  # n
 
 
 class Database:
-    """`url` is an SQLAlchemy URL: `sqlite://` (in memory), `sqlite:////data/network.db`, `postgresql+psycopg://...`.
+    """`url`: `sqlite://` (in memory), `sqlite:////data/network.db`, `postgresql://...`; ValueError for any other.
     `fsync` is SQLite's: whether a commit waits for the disk.
 
     Belongs to the loop that `start` ran on. `write` and `read` raise what the closure raised, and RuntimeError
@@ -63,7 +61,7 @@ class Database:
     """
 
     def __init__(self, url: str = IN_MEMORY, *, fsync: bool = False) -> None:
-        self._url: URL = make_url(url)
+        self._url = read_url(url)
         self._fsync = fsync
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -78,7 +76,7 @@ class Database:
 
     @property
     def in_memory(self) -> bool:
-        return self._url.get_backend_name() == "sqlite" and self._url.database in (None, "", ":memory:")
+        return is_sqlite(self._url) and self._url.database in (None, "", ":memory:")
 
     async def start(self) -> None:
         """Opens the database, brings its tables up to date and starts the writer. Nothing when it runs already."""
@@ -86,14 +84,14 @@ class Database:
             return
         self._loop = asyncio.get_running_loop()
         if self.in_memory:
-            self._engine = _memory_engine()
+            self._engine = memory_engine()
             metadata.create_all(self._engine)
         else:
-            self._engine = _durable_engine(self._url, fsync=self._fsync)
+            self._engine = open_engine(self._url, fsync=self._fsync)
             await self._loop.run_in_executor(None, _migrate, self._engine)
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="blocks-store-reader")
-            if self._url.get_backend_name() == "sqlite" and not self._fsync:
-                self._quick = _quick_engine(self._url)
+            if is_sqlite(self._url) and not self._fsync:
+                self._quick = quick_engine(self._url)
         self._thread = threading.Thread(target=self._run, name="blocks-store-writer", daemon=True)
         self._thread.start()
 
@@ -261,47 +259,6 @@ def _tell(group: list[_Job]) -> None:
             job.future.set_exception(job.fault)
         else:
             job.future.set_result(job.value)
-
-
-def _memory_engine() -> Engine:
-    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
-    _listen(engine, durable=False)
-    return engine
-
-
-def _durable_engine(url: URL, *, fsync: bool) -> Engine:
-    engine = create_engine(url, pool_size=READERS + 1)
-    if url.get_backend_name() == "sqlite":
-        _listen(engine, durable=True, fsync=fsync)
-    return engine
-
-
-def _quick_engine(url: URL) -> Engine:
-    """Never waits: not for another writer, and not for a checkpoint."""
-    engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 0, "check_same_thread": False})
-    _listen(engine, durable=True, quick=True)
-    return engine
-
-
-def _listen(engine: Engine, *, durable: bool, fsync: bool = False, quick: bool = False) -> None:
-    """SQLite as we need it: transactions begun by us, foreign keys on. A commit survives the process, with `fsync` the
-    machine's power too."""
-
-    def connected(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # the driver would begin transactions at moments of its own
-        connection.execute("PRAGMA foreign_keys = ON")
-        if durable:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
-            connection.execute(f"PRAGMA busy_timeout = {0 if quick else 10_000}")
-        if quick:
-            connection.execute("PRAGMA wal_autocheckpoint = 0")
-
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if quick else "BEGIN")
-
-    event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", begun)
 
 
 def _migrate(engine: Engine) -> None:
