@@ -158,20 +158,19 @@ class Hub:
             if self._idle is not None:
                 self._idle.cancel()
                 self._idle = None
-        if self._polling:
+        if self._is_polling():
             return
         token, group = self._token()
         client = make_client(self._keys, user_id=f"blocks-sessions-{self.name[:12]}", token=token)
         subscription = Subscription(client, [], self, groups=[group], name=f"sessions-{self.name[:6]}", cursor=cursor)
         with self._lock:
-            if not self._polling:
+            if not self._is_polling():
                 self._subscription = subscription
                 subscription.start()
             else:  # another task was quicker; its cursor may be a later one
                 self._lost_early = True
 
-    @property
-    def _polling(self) -> bool:
+    def _is_polling(self) -> bool:
         return self._subscription is not None
 
     def _stop_idle(self) -> None:
