@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -14,7 +15,6 @@ from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from blocks_network.server.store.database import Database, StoreFault
-from blocks_network.server.store.engines import open_engine, read_url
 from blocks_network.server.store.orgs import ensure_org, org_name
 from blocks_network.server.store.schema import metadata, orgs
 
@@ -22,7 +22,7 @@ GATHERED = 700
 """More closures than go into one transaction."""
 
 
-def add(org_id: str) -> object:
+def add(org_id: str) -> Callable[[Connection], str]:
     def write(connection: Connection) -> str:
         connection.execute(insert(orgs).values(org_id=org_id, name=org_id, created_at_ms=1))
         return org_id
@@ -160,17 +160,17 @@ def test_two_write_to_one_database_at_once(lasting: Place) -> None:
 
 
 def test_the_migrations_build_the_tables_of_the_schema(lasting: Place) -> None:
-    lasting.run(lambda database: database.read(count))
-    engine = open_engine(read_url(lasting.url))
-    with engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata)
-    engine.dispose()
-    assert differences == []
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    assert lasting.run(lambda database: database.read(differences)) == []
 
 
 def test_a_database_of_a_later_version_is_not_touched(lasting: Place) -> None:
     async def make_later(database: Database) -> None:
-        await database.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = 'x'")))
+        await database.write(
+            lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = 'x'"))
+        )
 
     lasting.run(make_later)
     with pytest.raises(RuntimeError, match="does not know"):
@@ -215,7 +215,8 @@ def test_a_connection_that_is_cut_within_a_group_fails_the_whole_group(postgres:
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:hunter2@h/d", "hunter2", "", "postgresql://u:hunter2@h:port/d", "postgresql+psycopg2://hunter2@h"]
+    "url",
+    ["mysql://u:hunter2@h/d", "hunter2", "", "postgresql://u:hunter2@h:port/d", "postgresql+psycopg2://hunter2@h"],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_its_secrets(url: str) -> None:
     with pytest.raises(ValueError, match="postgresql://HOST/NAME") as caught:

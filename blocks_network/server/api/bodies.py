@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from blocks_network.server.api.errors import ApiRefusal, bad_request
 
-__all__ = ["choice_field", "number_field", "read_object", "text_field"]
+__all__ = ["choice_field", "number_field", "query_field", "read_object", "text_field"]
 
 MAX_DEPTH = 64
 """Nesting of JSON. Nothing of the protocol comes near; readers and writers of JSON recurse."""
@@ -82,6 +82,14 @@ def text_field(body: Mapping[str, Any], name: str, *, max_bytes: int, required: 
         raise bad_request(f"{name} is longer than {max_bytes} bytes")
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in value):
         raise bad_request(f"{name} holds control characters")
+    return value
+
+
+def query_field(query: Mapping[str, str], name: str) -> str | None:
+    """A text of the address, None when it is absent. ApiRefusal 400 for one that no database could look for."""
+    value = query.get(name)
+    if value is not None and "\x00" in value:
+        raise bad_request(f"{name} holds a NUL character")
     return value
 
 

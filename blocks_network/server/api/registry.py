@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from blocks_network.server.access.principal import PROVIDER, Principal
 from blocks_network.server.api.bearer import key_owner_of, optional_principal_of
-from blocks_network.server.api.bodies import choice_field, read_object, text_field
+from blocks_network.server.api.bodies import choice_field, query_field, read_object, text_field
 from blocks_network.server.api.errors import ApiRefusal, bad_request, forbidden, json_answer, not_found
 from blocks_network.server.api.registry_events import audit_drafts, switch_draft
 from blocks_network.server.api.services import Services
@@ -112,7 +112,7 @@ class Registry:
 
     async def read(self, request: Request) -> Response:
         reader = await optional_principal_of(request, self._services)
-        name = request.query_params.get("agentName")
+        name = query_field(request.query_params, "agentName")
         if name is not None:
             return json_answer({"agent": agent_entry(await self._visible(name, reader))})
         asked = partial(list_agents, wanted=self._filter(request.query_params, reader))
@@ -138,7 +138,7 @@ class Registry:
         limit = query.get("limit") or str(most)
         if not (limit.isascii() and limit.isdigit() and len(limit) <= LIMIT_DIGITS and int(limit) >= 1):
             raise bad_request(f"limit must be a whole number of at least 1 and at most {LIMIT_DIGITS} digits")
-        listing, tag = query.get("listing") or None, query.get("tag")
+        listing, tag = query.get("listing") or None, query_field(query, "tag")
         if listing is not None and listing not in LISTINGS:
             raise bad_request(f"listing must be one of {', '.join(LISTINGS)}")
         return AgentFilter(
@@ -187,7 +187,7 @@ class Registry:
     async def remove(self, request: Request) -> Response:
         services = self._services
         owner = await key_owner_of(request, services, scope=PROVIDER)
-        name = request.query_params.get("agentName", "")
+        name = query_field(request.query_params, "agentName")
         if not name:
             raise bad_request("agentName is required in the query")
         body = await read_object(request, REMOVAL_BYTES, optional=True)

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from blocks_network.server.access.principal import CONSUMER
 from blocks_network.server.api.bearer import principal_of
+from blocks_network.server.api.bodies import query_field
 from blocks_network.server.api.errors import bad_request, json_answer, not_found
 from blocks_network.server.api.services import Services
 from blocks_network.server.store import tasks
@@ -56,7 +57,7 @@ def _filter(query: Mapping[str, str], org_id: str) -> DeliveryFilter:
         raise bad_request(f"state must be one of {', '.join(STATES)}")
     return DeliveryFilter(
         org_id=org_id,
-        task_id=query.get("taskId") or None,
+        task_id=query_field(query, "taskId") or None,
         state=state,
         before=_position(cursor) if cursor else None,
         limit=min(int(limit[:9]), MAX_PAGE),
@@ -103,6 +104,6 @@ def _position(cursor: str) -> tuple[int, str]:
         position = int(at_ms[:16]), delivery_id
     except (binascii.Error, ValueError):
         word, position = "", (0, "")
-    if word != "before":
+    if word != "before" or "\x00" in position[1]:
         raise bad_request("cursor is not one that this list gave")
     return position

@@ -180,6 +180,6 @@ def _name_of(cursor: str | None) -> str | None:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
     except (binascii.Error, ValueError):
         text = ""
-    if not text.startswith("after:"):
+    if not text.startswith("after:") or "\x00" in text:
         raise ValueError("cursor is not one that a list of agents gave")
     return text.removeprefix("after:")

@@ -87,8 +87,13 @@ class Database:
             self._engine = memory_engine()
             metadata.create_all(self._engine)
         else:
-            self._engine = open_engine(self._url, fsync=self._fsync)
-            await self._loop.run_in_executor(None, _migrate, self._engine)
+            engine = open_engine(self._url, fsync=self._fsync)
+            try:
+                await self._loop.run_in_executor(None, _migrate, engine)
+            except BaseException:
+                engine.dispose()
+                raise
+            self._engine = engine
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="blocks-store-reader")
             if is_sqlite(self._url) and not self._fsync:
                 self._quick = quick_engine(self._url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, select, text
 
 from blocks_network.server.store.schema import outbox
 
@@ -25,11 +25,15 @@ class OutboxMessage:
     stored: bool = True
 
 
-_INSERT = insert(outbox)
+_INSERT = text(  # again after a commit whose answer got lost: what is there already stays
+    "INSERT INTO outbox (message_id, position, keyset, channel, payload, meta, stored)"
+    " VALUES (:message_id, :position, :keyset, :channel, :payload, :meta, :stored) ON CONFLICT DO NOTHING"
+)
 _DELETE = delete(outbox).where(outbox.c.message_id == bindparam("of_message"))
 
 
 def put_messages(connection: Connection, messages: Sequence[OutboxMessage]) -> None:
+    """Messages that are in it already stay as they are."""
     if messages:
         names = OutboxMessage.__slots__
         connection.execute(_INSERT, [{name: getattr(message, name) for name in names} for message in messages])

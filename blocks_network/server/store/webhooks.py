@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, text, update
 
 from blocks_network.server.store.schema import tasks, webhook_deliveries
 
@@ -30,7 +30,12 @@ __all__ = [
 ]
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
-_INSERT = insert(webhook_deliveries)
+_INSERT = text(  # again after a commit whose answer got lost: what is there already stays
+    "INSERT INTO webhook_deliveries"
+    " (delivery_id, task_id, org_id, event, body, created_at_ms, state, attempts, next_at_ms, ended_at_ms, log)"
+    " VALUES (:delivery_id, :task_id, :org_id, :event, :body, :created_at_ms, :state, :attempts, :next_at_ms,"
+    " :ended_at_ms, :log) ON CONFLICT DO NOTHING"
+)
 _RELEASE = (
     update(webhook_deliveries)
     .where(webhook_deliveries.c.delivery_id == bindparam("of_delivery"), webhook_deliveries.c.state == PENDING)
@@ -80,7 +85,7 @@ class DeliveryFilter:
 
 
 def put_deliveries(connection: Connection, rows: Sequence[NewDelivery]) -> None:
-    """New deliveries, due at once."""
+    """New deliveries, due at once; those that are known stay as they are."""
     if rows:
         connection.execute(
             _INSERT,
