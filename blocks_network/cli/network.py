@@ -64,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=DEFAULT_PORT, help="port to listen on, 0 for a free one (default: %(default)s)"
     )
     dev.add_argument("--data", type=Path, metavar="DIR", help="keep agents, tasks and messages in this directory")
+    dev.add_argument(
+        "--database",
+        metavar="URL",
+        help="with --data: keep agents, keys and tasks in PostgreSQL (postgresql://USER@HOST/NAME; the password is "
+        "better given by PGPASSWORD or ~/.pgpass)",
+    )
     dev.add_argument("--api-key", metavar="KEY", help="an API key (bk_...) to accept; one is made when left out")
     dev.add_argument(
         "--allow-private-webhooks",
@@ -97,6 +103,7 @@ def _dev(options: argparse.Namespace) -> ExitCode:
         host=options.host,
         port=options.port,
         data_dir=options.data,
+        database=options.database,
         fsync=options.fsync,
         api_key=options.api_key,
         allow_private_webhooks=options.allow_private_webhooks,

@@ -83,12 +83,13 @@ class Network:
         clock: Callable[[], float] = time.time,
     ) -> None:
         limits, keysets = config.limits, identity.keysets
+        self._database_is_apart = config.database is not None
         self._directory, self._api_key = directory, identity.api_key
         self.metrics = Metrics()
         self._access_log = AccessLog() if config.access_log else None
 
         # what everything rests on
-        self.database = Database(directory.database_url if directory else IN_MEMORY, fsync=config.fsync)
+        self.database = _database(config, directory)
         clock_ns = time.time_ns if clock is time.time else lambda: int(clock() * 1_000_000_000)
         self.bus = EmbeddedBus(directory.bus_path if directory else None, limits, fsync=config.fsync, clock_ns=clock_ns)
         self.presence = EmbeddedPresence(clock, limits=limits)
@@ -185,11 +186,14 @@ class Network:
 
     async def _open(self, part: Part) -> None:
         try:
-            await part.start()
+            await (self.database.start(alone=True) if part is self.database else part.start())
         except Exception as fault:
             if self._directory is None:
                 raise
             cause = getattr(fault, "orig", None) or fault  # the database's own words, without the statement
+            if part is self.database and self._database_is_apart:
+                hint = "check that PostgreSQL runs, and what --database says"
+                raise ConfigurationError(f"the database cannot be opened: {cause}", hint=hint) from fault
             full = self._directory.is_full  # SQLite speaks of an I/O error at times
             raise ConfigurationError(
                 f"the data directory {self._directory.path} cannot be opened: {cause}",
@@ -241,3 +245,11 @@ class Network:
         gauge("presence_records", "Places held in presence, each a uuid on a channel", lambda: self.presence.records)
         self.metrics.counter("delivered_messages", "Messages handed to polls", lambda: polls.delivered)
         bus.follow("", self.metrics.published)
+
+
+def _database(config: NodeConfig, directory: DataDirectory | None) -> Database:
+    kept = directory.database_url if directory else IN_MEMORY
+    try:
+        return Database(config.database or kept, fsync=config.fsync)
+    except ValueError as fault:
+        raise ConfigurationError(str(fault), hint="write it as postgresql://USER@HOST/NAME") from None

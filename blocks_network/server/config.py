@@ -13,6 +13,7 @@ from blocks_network.server.limits import Limits
 __all__ = ["API_KEY_PREFIX", "DEFAULT_PORT", "NodeConfig"]
 
 API_KEY_PREFIX = "bk_"
+DATABASES = ("postgresql", "postgres", "postgresql+psycopg")
 DEFAULT_PORT = 7070
 """The port of the command line; a node made in a program takes a free one."""
 
@@ -26,6 +27,9 @@ class NodeConfig:
     """0 takes a free one; `Node.port` says which."""
     data_dir: Path | None = None
     """Where the network lives; None keeps it in memory, and it ends with the process."""
+    database: str | None = field(default=None, repr=False)
+    """Where agents, keys and tasks live: `postgresql://USER@HOST/NAME`. None keeps them in `data_dir` too. It may hold
+    a password: nothing repeats it."""
     fsync: bool = False
     """Whether what is acknowledged survives the machine's power too, not only the end of the process; costs a wait
     for the disk each time."""
@@ -57,6 +61,8 @@ class NodeConfig:
             raise ConfigurationError(
                 f"port {self.port} does not exist", hint="choose one from 1 to 65535, or 0 for a free one"
             )
+        if self.database is not None:
+            _check_database(self.database, self.data_dir)
         if self.api_key is not None:
             name = self.api_key.removeprefix(API_KEY_PREFIX)
             readable = name.isascii() and name.isprintable() and " " not in name and len(name) <= 250
@@ -72,3 +78,17 @@ class NodeConfig:
                     f"the public address {self.public_base!r} is not one",
                     hint="write it as http(s)://HOST[:PORT], without a path",
                 )
+
+
+def _check_database(url: str, data_dir: Path | None) -> None:
+    """ConfigurationError without the URL: it may hold a password."""
+    if url.partition("://")[0] not in DATABASES:
+        raise ConfigurationError(
+            "the database is not given as postgresql://USER@HOST/NAME",
+            hint="leave it out to keep everything in the data directory",
+        )
+    if data_dir is None:
+        raise ConfigurationError(
+            "a database holds agents, keys and tasks; messages, files and the network's own keys need a directory",
+            hint="name one with --data",
+        )

@@ -56,6 +56,8 @@ class Node:
         if self._thread is not None or self.ended.is_set():
             raise RuntimeError("a node runs once; make a new one")
         _require_extra()
+        if self.config.database is not None:
+            _require_postgres()
         from blocks_network.server.listener import bind
 
         try:
@@ -224,4 +226,15 @@ def _require_extra() -> None:
         raise ConfigurationError(
             f"running a network needs {library}, which is not installed",
             hint='install it with: pip install "blocks-network[server]"',
+        ) from missing
+
+
+def _require_postgres() -> None:
+    """ConfigurationError that names the extra when PostgreSQL's driver is missing, or the library under it."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as missing:
+        raise ConfigurationError(
+            f"a database apart needs the driver psycopg: {missing}",
+            hint='install it with: pip install "blocks-network[postgres]"',
         ) from missing

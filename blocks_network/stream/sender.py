@@ -23,6 +23,9 @@ GIVE_UP_S = 300.0
 """How long the network may be away before a frame counts as lost: live data is worthless after minutes."""
 LANES = 4
 """Threads at most. The second one starts when a stream is ready while the first waits for the network's answer."""
+HANDOVER_S = 0.01
+"""What the first write after a pause waits at the most for its message to be out."""
+PAUSE_S = 0.02
 FINAL_STATUSES = frozenset({400, 403, 404, 413, 414})
 
 
@@ -56,6 +59,8 @@ class Sender:
         self._numbers = itertools.count()
         self._lanes: list[threading.Thread] = []
         self._idle = 0
+        self._sent_one = threading.Event()
+        self._offered_at = 0.0
         self._finishing = False
         self._ending = False
 
@@ -65,14 +70,27 @@ class Sender:
             if self._finishing or self._ending:
                 raise TransportError("the owner of this stream has ended")
             self._ready.append(source)
-            if self._idle >= len(self._ready) or len(self._lanes) >= LANES:
-                self._changed.notify()
-                return
-            lane = threading.Thread(
-                target=self._run, name=f"blocks-stream-sender-{len(self._lanes) + 1}-{self._whose}", daemon=True
-            )
-            self._lanes.append(lane)
-        lane.start()
+            rested = time.monotonic() - self._offered_at > PAUSE_S
+            self._offered_at = time.monotonic()
+            self._sent_one.clear()
+            lane = None
+            if self._idle < len(self._ready) and len(self._lanes) < LANES:
+                lane = self._new_lane()
+            self._changed.notify()
+        if lane is not None:
+            lane.start()
+        # A writer in a tight loop gives the interpreter's lock up every 5 ms only, and a lane needs it several times
+        # before its request is out: without this, a first chunk would wait for all that.
+        if rested:
+            self._sent_one.wait(HANDOVER_S)
+
+    def _new_lane(self) -> threading.Thread:
+        """Must hold the lock."""
+        lane = threading.Thread(
+            target=self._run, name=f"blocks-stream-sender-{len(self._lanes) + 1}-{self._whose}", daemon=True
+        )
+        self._lanes.append(lane)
+        return lane
 
     def is_lane(self) -> bool:
         """True on a thread of this sender: such a thread must not wait for what it has to send itself."""
@@ -111,6 +129,7 @@ class Sender:
         while (source := self._next()) is not None:
             try:
                 more = source.send_next()
+                self._sent_one.set()
             except TransportError as fault:
                 self._after(source, fault)
             except Exception as fault:  # a message that the library cannot send

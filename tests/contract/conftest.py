@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from databases import KINDS, Place, place_of
+from databases import KINDS, Place, Store, place_of
 from postgres_server import PostgresServer, find_programs
 
 
@@ -36,3 +36,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def lasting(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """The same, of those that outlive the process."""
     return place_of(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[Store]:
+    store = Store(place)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from postgres_server import PostgresServer
@@ -52,3 +52,29 @@ def place_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Place
         server: PostgresServer = request.getfixturevalue("postgres")
         return Place(kind, server.new_database())
     return Place(kind, f"sqlite:///{tmp_path / 'network.db'}", fsync=kind == "fsync")
+
+
+class Store:
+    """Calls the store's functions, each in a transaction of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._database = Database(place.url, fsync=place.fsync)
+        self._loop.run_until_complete(self._database.start())
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._database.stop())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def write(self, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        async def run() -> T:
+            return await self._database.write(lambda connection: work(connection, *arguments, **named))
+
+        return self._loop.run_until_complete(run())
+
+    def read(self, work: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        async def run() -> T:
+            return await self._database.read(lambda connection: work(connection, *arguments, **named))
+
+        return self._loop.run_until_complete(run())

@@ -23,10 +23,19 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from blocks_network.server.store.engines import READERS, is_sqlite, memory_engine, open_engine, quick_engine, read_url
+from blocks_network.server.store.engines import (
+    READERS,
+    DatabaseInUse,
+    hold_alone,
+    is_sqlite,
+    memory_engine,
+    open_engine,
+    quick_engine,
+    read_url,
+)
 from blocks_network.server.store.schema import metadata
 
-__all__ = ["IN_MEMORY", "Connection", "Database", "StoreFault"]
+__all__ = ["IN_MEMORY", "Connection", "Database", "DatabaseInUse", "StoreFault"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,6 +77,7 @@ class Database:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
         self._quick: Engine | None = None
+        self._hold: Connection | None = None
         self._gathered: list[_Job] = []
         self._handed_over = 0
         self._quick_groups = 0
@@ -78,8 +88,11 @@ class Database:
     def in_memory(self) -> bool:
         return is_sqlite(self._url) and self._url.database in (None, "", ":memory:")
 
-    async def start(self) -> None:
-        """Opens the database, brings its tables up to date and starts the writer. Nothing when it runs already."""
+    async def start(self, *, alone: bool = False) -> None:
+        """Opens the database, brings its tables up to date and starts the writer. Nothing when it runs already.
+
+        `alone`: as the one node of a PostgreSQL; DatabaseInUse when there is another. (A data directory has a lock.)
+        """
         if self._thread is not None:
             return
         self._loop = asyncio.get_running_loop()
@@ -89,8 +102,11 @@ class Database:
         else:
             engine = open_engine(self._url, fsync=self._fsync)
             try:
+                if alone and not is_sqlite(self._url):
+                    self._hold = await self._loop.run_in_executor(None, hold_alone, engine)
                 await self._loop.run_in_executor(None, _migrate, engine)
             except BaseException:
+                self._let_go()
                 engine.dispose()
                 raise
             self._engine = engine
@@ -115,8 +131,15 @@ class Database:
         if self._quick is not None:
             self._quick.dispose()
             self._quick = None
+        self._let_go()
         engine.dispose()
         self._engine = None
+
+    def _let_go(self) -> None:
+        if self._hold is not None:
+            self._hold.invalidate()  # back in the pool it would hold on
+            self._hold.close()
+            self._hold = None
 
     def write(self, fn: Callable[[Connection], T]) -> Awaitable[T]:
         """Runs `fn` in the writer's next transaction, in a savepoint of its own; done after the commit."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import StaticPool
 
-__all__ = ["READERS", "is_sqlite", "memory_engine", "open_engine", "quick_engine", "read_url"]
+__all__ = [
+    "READERS",
+    "DatabaseInUse",
+    "hold_alone",
+    "is_sqlite",
+    "memory_engine",
+    "open_engine",
+    "quick_engine",
+    "read_url",
+]
 
 READERS = 2
 """Threads, and so connections, that read beside the writer."""
@@ -19,6 +28,8 @@ DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
+HELD_BY_NODE = 0x626C6F636B73
+"""The number of the lock ("blocks"): locks of this kind are a database's own."""
 PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 """Seconds for a connection, and milliseconds for what was sent on it to be acknowledged, where the URL says nothing:
 a database behind a network that is gone is a fault, not a wait for ever."""
@@ -31,6 +42,19 @@ def read_url(text: str) -> URL:
         return url.set(drivername=DRIVERS[url.drivername])
     except (ArgumentError, KeyError, ValueError):
         raise ValueError("the database's URL is none of sqlite:///FILE and postgresql://HOST/NAME") from None
+
+
+class DatabaseInUse(RuntimeError):
+    """Another node has this database."""
+
+
+def hold_alone(engine: Engine) -> Connection:
+    """PostgreSQL: the connection that holds the database for one node, until it is closed or cut. DatabaseInUse."""
+    connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    if not connection.execute(text("SELECT pg_try_advisory_lock(:number)"), {"number": HELD_BY_NODE}).scalar_one():
+        connection.close()
+        raise DatabaseInUse("another node is running on this database")
+    return connection
 
 
 def is_sqlite(url: URL) -> bool:
@@ -51,7 +75,7 @@ def open_engine(url: URL, *, fsync: bool = False) -> Engine:
         return engine
     patience = {name: value for name, value in PATIENCE.items() if name not in url.query}
     # a connection that was cut while it rested is noticed, and replaced, before it is used
-    return create_engine(url, pool_size=READERS + 1, pool_pre_ping=True, connect_args=patience)
+    return create_engine(url, pool_size=READERS + 2, pool_pre_ping=True, connect_args=patience)
 
 
 def quick_engine(url: URL) -> Engine:
