@@ -13,7 +13,7 @@ from load import NUMBERS, Load
 from processes import DEADLINE_S, NetworkProcess
 
 ROUNDS = int(os.environ.get("BLOCKS_KILL_ROUNDS") or (50 if os.environ.get("BLOCKS_CI") else 6))
-SEED = 77
+SEED = 20
 
 
 def kill_at_random_points(network: NetworkProcess, load: Load, rounds: int) -> None:
