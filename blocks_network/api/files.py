@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from blocks_network.api.caller import Answer, AuthProvider, Caller
 from blocks_network.backoff import Backoff
 from blocks_network.errors import ConfigurationError, FileUploadError, TransportError
-from blocks_network.transport.files import Content, download_to, post_form, size_of
+from blocks_network.transport.files import Content, Progress, download_to, post_form, size_of
 from blocks_network.transport.http import ConnectFailed
 from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE
 
@@ -46,12 +46,15 @@ def presigned_upload_flow(
     upload_session_id: str | None = None,
     agent_auth: AuthProvider | None = None,
     auth_provider: AuthProvider | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Uploads a file, streamed. `{"uploadId", "uploadSessionId"?, "artifactRef"?}`.
 
     An input needs `part_id`, and `agent_name` with the first file of a message or `upload_session_id` with the others;
     an output needs `task_id`, and the network publishes its artifact event before this returns. `agent_auth` beats
-    `auth_provider`. FileUploadError when a step fails, ConfigurationError (ValueError) without a base URL.
+    `auth_provider`. `on_progress(sent, size)` is told in bytes as the file leaves; it begins again when a try is
+    repeated, and what it raises ends the upload. FileUploadError when a step fails, ConfigurationError (ValueError)
+    without a base URL.
     """
     if not base_url:
         raise ConfigurationError("a file of this size is uploaded to the network, and there is no base URL for it")
@@ -75,7 +78,7 @@ def presigned_upload_flow(
     asked = {key: value for key, value in wanted.items() if value is not None}
     granted = _call(caller, "request-upload", asked, file_name)
     url, fields = _form_of(granted)
-    _post(url, fields, file_data, file_name, mime_type)
+    _post(url, fields, file_data, file_name, mime_type, on_progress)
     upload_id = _text(granted, "uploadId")
     confirmed = _call(caller, "confirm-upload", {"uploadId": upload_id}, file_name)
     answer: dict[str, Any] = {"uploadId": upload_id}
@@ -97,9 +100,16 @@ def _call(caller: Caller, step: str, body: dict[str, Any], file_name: str) -> di
     return answer.body
 
 
-def _post(url: str, fields: list[tuple[str, str]], content: Content, file_name: str, mime_type: str) -> None:
+def _post(
+    url: str,
+    fields: list[tuple[str, str]],
+    content: Content,
+    file_name: str,
+    mime_type: str,
+    on_progress: Progress | None,
+) -> None:
     def once() -> tuple[int, str]:
-        return post_form(url, fields, content, file_name=file_name, mime_type=mime_type)
+        return post_form(url, fields, content, file_name=file_name, mime_type=mime_type, on_progress=on_progress)
 
     # the same form may be posted again: the network keeps one file for it
     status, said = _tried(once, f"upload of {file_name}", again_after=TransportError, status_of=lambda each: each[0])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,12 +38,22 @@ class SendMessageRequestPart:
     content_type: str | None = None
     file: FileContent | None = None
     file_name: str | None = None
+    on_progress: Callable[[int, int], object] | None = field(default=None, compare=False, repr=False)
+    """Told (bytes sent, bytes in all) while a file that is too large for the message is uploaded."""
 
 
 class Uploader(Protocol):
     """Brings a file that is too large for a message to the network, before the message."""
 
-    def __call__(self, content: FileContent, *, part_id: str, file_name: str, mime_type: str) -> None: ...
+    def __call__(
+        self,
+        content: FileContent,
+        *,
+        part_id: str,
+        file_name: str,
+        mime_type: str,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> None: ...
 
 
 def text_part(text: str, part_id: str = "text") -> SendMessageRequestPart:
@@ -57,21 +67,25 @@ def file_part(
     part_id: str = "file",
     file_name: str | None = None,
     content_type: str = DEFAULT_MIME_TYPE,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> SendMessageRequestPart:
     """A file, from its path or its bytes. `file_name` defaults to the path's last component, "file" for bytes.
 
     A file that fits into a message is read here; a larger one is streamed from the disk when it is sent. A path that
-    cannot be read raises OSError.
+    cannot be read raises OSError. `on_progress(sent, size)` hears of a large one's upload, in bytes, on the thread
+    that sends the message.
     """
     if isinstance(path_or_data, (bytes, bytearray, memoryview)):
-        return SendMessageRequestPart(part_id, None, content_type, bytes(path_or_data), file_name or "file")
+        return SendMessageRequestPart(
+            part_id, None, content_type, bytes(path_or_data), file_name or "file", on_progress
+        )
     if not isinstance(path_or_data, (str, Path)):
         raise TypeError(f"file_part {part_id!r} takes a path or bytes, not {type(path_or_data).__name__}")
     path = Path(path_or_data)
     with path.open("rb") as opened:  # also proves that it can be read
         small = should_inline_artifact(path.stat().st_size)
         content: FileContent = opened.read() if small else path
-    return SendMessageRequestPart(part_id, None, content_type, content, file_name or path.name)
+    return SendMessageRequestPart(part_id, None, content_type, content, file_name or path.name, on_progress)
 
 
 def one_request(request: object) -> list[Any]:
@@ -119,7 +133,9 @@ def _own_part(part: SendMessageRequestPart, upload: Uploader) -> dict[str, Any]:
     wire: dict[str, Any] = {"partId": part.part_id, "text": part.text, "contentType": part.content_type}
     if part.file is not None:
         del wire["text"]
-        wire["artifactRef"] = _file_ref(part.file, part.part_id, part.file_name, part.content_type, upload)
+        wire["artifactRef"] = _file_ref(
+            part.file, part.part_id, part.file_name, part.content_type, upload, part.on_progress
+        )
     return {key: value for key, value in wire.items() if value is not None}
 
 
@@ -139,7 +155,12 @@ def _mapped_part(part: Mapping[str, Any], upload: Uploader) -> dict[str, Any]:
 
 
 def _file_ref(
-    content: object, part_id: object, file_name: object, content_type: object, upload: Uploader
+    content: object,
+    part_id: object,
+    file_name: object,
+    content_type: object,
+    upload: Uploader,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Any] | None:
     """The inline reference of a small file; None after the upload of a large one, which the network refers to."""
     if not isinstance(part_id, str) or not part_id:
@@ -151,7 +172,7 @@ def _file_ref(
     held = _content(content, part_id)
     size = held.stat().st_size if isinstance(held, Path) else len(held)
     if not should_inline_artifact(size):
-        upload(held, part_id=part_id, file_name=name, mime_type=mime_type)
+        upload(held, part_id=part_id, file_name=name, mime_type=mime_type, on_progress=on_progress)
         return None
     raw = held.read_bytes() if isinstance(held, Path) else held
     return {

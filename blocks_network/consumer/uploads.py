@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from blocks_network.consumer.parts import FileContent
@@ -20,7 +21,15 @@ class MessageUploads:
         self.session_id: str | None = None
         """The upload session that SendMessage names; None while nothing was uploaded."""
 
-    def __call__(self, content: FileContent, *, part_id: str, file_name: str, mime_type: str) -> None:
+    def __call__(
+        self,
+        content: FileContent,
+        *,
+        part_id: str,
+        file_name: str,
+        mime_type: str,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> None:
         """FileUploadError when a step fails."""
         from blocks_network.api.files import presigned_upload_flow  # few messages carry a large file
 
@@ -34,6 +43,7 @@ class MessageUploads:
             part_id=part_id,
             agent_name=self._agent_name if first else None,
             upload_session_id=self.session_id,
+            on_progress=on_progress,
             **self._identity,
         )
         if first:

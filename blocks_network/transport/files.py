@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import quote
@@ -21,13 +21,14 @@ from blocks_network.wire.artifacts import ArtifactRef
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
 
-__all__ = ["MAX_FILE_BYTES", "Content", "Target", "download_file", "download_to", "post_form", "size_of"]
+__all__ = ["MAX_FILE_BYTES", "Content", "Progress", "Target", "download_file", "download_to", "post_form", "size_of"]
 
 MAX_FILE_BYTES = 1024 * 1024 * 1024
 """A download beyond it is given up: no network of the protocol takes a larger file."""
 READ_TIMEOUT_S = 120.0
 
 Content = bytes | bytearray | memoryview | Path
+Progress = Callable[[int, int], object]
 """A file's bytes, or where they are: a path is read while it is sent."""
 
 
@@ -89,11 +90,18 @@ def _address_of(client: PubNub, channel: str, file_id: str, file_name: str) -> s
 
 
 def post_form(
-    url: str, fields: Sequence[tuple[str, str]], content: Content, *, file_name: str, mime_type: str
+    url: str,
+    fields: Sequence[tuple[str, str]],
+    content: Content,
+    *,
+    file_name: str,
+    mime_type: str,
+    on_progress: Progress | None = None,
 ) -> tuple[int, str]:
     """Posts a form with its file last, streamed. The HTTP status and the head of what was answered.
 
-    TransportError when there was no answer; OSError when a path cannot be read.
+    `on_progress(sent, size)` is told, in bytes of the file, before each piece and at the end. TransportError when there
+    was no answer; OSError when a path cannot be read.
     """
     boundary = f"blocks{secrets.token_hex(16)}"
     head = (
@@ -104,7 +112,7 @@ def post_form(
         ).encode()
     )
     tail = f"\r\n--{boundary}--\r\n".encode()
-    with _Source(content) as source:
+    with _Source(content, on_progress) as source:
         headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
             "Content-Length": str(len(head) + source.size + len(tail)),
@@ -129,7 +137,8 @@ def size_of(content: Content) -> int:
 class _Source:
     """Bytes or an open file of a size that was read once."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, on_progress: Progress | None = None) -> None:
+        self._on_progress = on_progress
         self._file: BinaryIO = content.open("rb") if isinstance(content, Path) else io.BytesIO(content)
         self.size = os.fstat(self._file.fileno()).st_size if isinstance(content, Path) else memoryview(content).nbytes
         self.fault: OSError | None = None
@@ -145,8 +154,14 @@ class _Source:
             except OSError as fault:
                 self.fault = fault
                 raise
+            self._tell(self.size - left)
             left -= len(piece)
             yield piece
+        self._tell(self.size)
+
+    def _tell(self, sent: int) -> None:
+        if self._on_progress is not None:
+            self._on_progress(sent, self.size)
 
     def __enter__(self) -> _Source:
         return self

@@ -314,3 +314,21 @@ def test_connect_finds_the_keyset_of_a_task_that_is_billed_otherwise(blocks: Net
     blocks.agent(upper, name="priced_too", billing_mode="paid")
     done = blocks.client("paid").run("priced_too", "x")
     assert client.connect(done.task_id).result(S).text == "X"
+
+
+def test_an_upload_tells_how_far_it_is_and_ends_when_its_listener_wants(blocks: Network, client: TaskClient) -> None:
+    blocks.agent(lambda task, ctx: str(len(ctx.download_input_artifact(task.request_parts[0]))), name="weighs")
+    heard: list[tuple[int, int]] = []
+    part = file_part(b"x" * 1_000_000, on_progress=lambda sent, size: heard.append((sent, size)))
+    assert client.run("weighs", part, timeout=S).text == "1000000"
+    assert heard[0] == (0, 1_000_000)
+    assert heard[-1] == (1_000_000, 1_000_000)
+    assert [sent for sent, _ in heard] == sorted(sent for sent, _ in heard)
+    assert len(heard) > 3
+
+    def enough(sent: int, size: int) -> None:
+        if sent:
+            raise KeyError("no more")
+
+    with pytest.raises(KeyError, match="no more"):
+        client.run("weighs", file_part(b"x" * 1_000_000, on_progress=enough), timeout=S)

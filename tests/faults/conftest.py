@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from makers import AgentMaker, ClientMaker, NetworkMaker
 from processes import AgentProcess, NetworkProcess
 
 from blocks_network.agent.loading import derive_card
 from blocks_network.api.registry import register_agent
 from blocks_network.consumer.client import TaskClient
-
-NetworkMaker = Callable[..., NetworkProcess]
-AgentMaker = Callable[..., AgentProcess]
-ClientMaker = Callable[..., TaskClient]
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from audit import read_channels
-from conftest import ClientMaker, NetworkMaker
+from makers import ClientMaker, NetworkMaker
 from processes import DEADLINE_S
 
 from blocks_network import start_agent_instance

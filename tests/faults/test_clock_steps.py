@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from audit import Audit, numbers_of, read_channels
-from conftest import AgentMaker, ClientMaker, NetworkMaker
 from load import NUMBERS, Load
+from makers import AgentMaker, ClientMaker, NetworkMaker
 from processes import DEADLINE_S, HERE, NetworkProcess
 
 from blocks_network.consumer.parts import text_part

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 from audit import Audit, read_channels
-from conftest import AgentMaker, ClientMaker, NetworkMaker
 from disks import FileSizeLimit, Room, SmallDisk
+from makers import AgentMaker, ClientMaker, NetworkMaker
 from processes import DEADLINE_S, NetworkProcess
 from pubnub.exceptions import PubNubException
 from pubnub.pnconfiguration import PNConfiguration

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from audit import read_channels
-from conftest import AgentMaker, ClientMaker, NetworkMaker
+from makers import AgentMaker, ClientMaker, NetworkMaker
 from processes import DEADLINE_S, AgentProcess
 
 from blocks_network.consumer.client import TaskClient

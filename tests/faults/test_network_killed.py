@@ -8,8 +8,8 @@ import threading
 
 import pytest
 from audit import Audit, numbers_of, read_channels
-from conftest import AgentMaker, ClientMaker, NetworkMaker
 from load import NUMBERS, Load
+from makers import AgentMaker, ClientMaker, NetworkMaker
 from processes import DEADLINE_S, NetworkProcess
 
 ROUNDS = int(os.environ.get("BLOCKS_KILL_ROUNDS") or (50 if os.environ.get("BLOCKS_CI") else 6))

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pytest
 from audit import Audit, numbers_of, read_channels
-from conftest import AgentMaker, ClientMaker, NetworkMaker
 from forgetful_proxy import ForgetfulProxy
+from makers import AgentMaker, ClientMaker, NetworkMaker
 from processes import DEADLINE_S
 
 from blocks_network.api.tasks import ListTasksParams

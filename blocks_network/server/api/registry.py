@@ -264,7 +264,8 @@ def _faulty(faults: list[dict[str, str]]) -> ApiRefusal:
 
 def _spellings(tag: str) -> set[str]:
     """A tag in the spellings that are stored and looked for: in small letters, and as channels have it."""
-    return {spelling for spelling in (tag.lower(), normalize_tag_slug(tag)) if spelling}
+    storable = tag.replace("\x00", "").lower()  # PostgreSQL holds no NUL
+    return {spelling for spelling in (storable, normalize_tag_slug(tag)) if spelling}
 
 
 def _tag_spellings(tag: Mapping[str, Any]) -> set[str]:
