@@ -12,7 +12,8 @@ from blocks_network.agent.control import FIRST_POLL_S, ControlLink
 from blocks_network.agent.identity import InstanceIdentity
 from blocks_network.agent.timers import Timers
 from blocks_network.api.tokens import Connected
-from blocks_network.errors import AccessDeniedError, AgentAuthFatalError, BlocksError, TransportError
+from blocks_network.errors import AccessDeniedError, AgentAuthFatalError, ApiError, BlocksError, TransportError
+from blocks_network.logs import said_of
 from blocks_network.transport.pubnub import PubNubKeys
 from blocks_network.transport.subscription import Received
 
@@ -28,6 +29,8 @@ ENVIRONMENTS: tuple[str, ...] = ("playground", "network")
 JOIN_S = 5.0
 CONNECT_FIRST_S, CONNECT_CAP_S = 0.2, 5.0
 """Pauses between attempts to connect at the start."""
+BUSY = frozenset({429, 502, 503, 504})
+"""What a network says while it starts, stops, or has too much to do: no verdict on the agent."""
 RENEW_AT_SHARE = 0.8
 """Of a capability token's life: an instance that gets no work gets no token with it, and would be deaf at its end."""
 RENEW_AGAIN_S = 60.0
@@ -40,15 +43,21 @@ class _Ears:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.link: ControlLink | None = None
+        self._lost = False
 
     def received(self, message: Received) -> None:
         self._connection.received(message)
 
     def connected(self) -> None:
-        log.debug("instance %s is subscribed", self._connection.instance_id)
+        if not self._lost:
+            log.debug("instance %s is subscribed", self._connection.instance_id)
+            return
+        self._lost = False
+        self._connection.tell(logging.INFO, "transport_recovered", "transport recovered: it listens again")
 
     def disconnected(self, fault: TransportError) -> None:
-        log.warning("instance %s lost the network and reconnects: %s", self._connection.instance_id, fault)
+        self._lost = True
+        self._connection.tell(logging.WARNING, "transport_retry", f"transport retrying: {fault}")
 
     def denied(self, fault: AccessDeniedError) -> bool:
         return self.link is not None and self._connection.denied(self.link, fault)
@@ -84,6 +93,16 @@ class Connection:
         self._ending = threading.Event()
         self._errands: list[threading.Thread] = []
         self._withdraw_renewal: Callable[[], None] | None = None
+
+    def tell(self, level: int, event: str, what: str) -> None:
+        """A line that programs look for."""
+        log.log(
+            level,
+            "instance %s: %s",
+            self.instance_id,
+            what,
+            extra=said_of(event, self.instance_id, self._identity.agent_name),
+        )
 
     @property
     def link(self) -> ControlLink:
@@ -139,13 +158,17 @@ class Connection:
             errand.start()
 
     def _connect(self, deadline: float) -> Connected:
-        """Tries again while the network is out of reach, until the deadline."""
+        """Tries again while the network is out of reach or busy, until the deadline."""
         pause_s = CONNECT_FIRST_S
         while True:
             try:
                 return self._identity.auth.init(self._identity.connect_payload)
-            except TransportError as fault:
-                if time.monotonic() + pause_s >= deadline:
+            except AgentAuthFatalError as fault:
+                self.tell(logging.ERROR, "agent_registration_failed", f"the network does not take the agent: {fault}")
+                raise
+            except (TransportError, ApiError) as fault:
+                verdict = isinstance(fault, ApiError) and fault.status not in BUSY
+                if verdict or time.monotonic() + pause_s >= deadline:
                     raise
                 log.warning("agent %s cannot connect yet: %s", self._identity.agent_name, fault)
                 self._ending.wait(pause_s)
@@ -238,7 +261,8 @@ class Connection:
                 return
             self.keys, self._link = keys, link
         if not link.start(FIRST_POLL_S):
-            log.error("environment %s does not answer; the instance goes on trying", environment)
+            text = f"transport failed: environment {environment} does not answer; it goes on trying"
+            self.tell(logging.ERROR, "transport_failed", text)
         link.announce(FIRST_POLL_S)
         old.stop(JOIN_S)
         self._plan_renewal(link)

@@ -128,7 +128,18 @@ class Dispatcher:
                 self._instance.control_token(control_token)
             if running.run.is_pipe and task.duration_expires_at_ms is not None:
                 self._watch_life(running.run, task.duration_expires_at_ms)
+            self._hand_over(running)
+
+    def _hand_over(self, running: Running) -> None:
+        """To a worker. Where none can be had the task fails, and its slot is free again."""
+        try:
             self._instance.submit(running)
+        except RuntimeError as fault:  # no thread to be had, or the interpreter is on its way out
+            log.error("task %s cannot be started: %s", running.run.task_id, fault)
+            running.events.terminal({"state": "failed", "error": str(fault)})
+            self._table.handler_returned(running.run, stays_open=False)
+            running.run.leave()
+            self.forget(running.run.task_id)
 
     def _watch_life(self, run: TaskRun, expires_at_ms: float) -> None:
         """A pipe task ends at its instant also when the network's own message does not come."""

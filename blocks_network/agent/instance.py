@@ -27,6 +27,7 @@ from blocks_network.agent.streams import AgentStreams
 from blocks_network.agent.tasks import EndReason, TaskRun, TaskTable
 from blocks_network.agent.timers import Timers
 from blocks_network.errors import AgentAuthFatalError, ConfigurationError
+from blocks_network.logs import said_of
 from blocks_network.transport.publisher import Publisher
 from blocks_network.transport.pubnub import make_client
 from blocks_network.transport.sending import BatchSender
@@ -92,7 +93,7 @@ class Instance:
             timers=self._timers,
             state=self._state,
             received=lambda message: self._dispatcher.received(message),
-            shut_out=self.shut_out,
+            shut_out=lambda fault: self.shut_out(fault, "control-message"),
             moved=self._dismiss_colleague,
         )
         self._hooks = Hooks(options, client=lambda: self.connection.link.client, table=self._table, watcher=self)
@@ -142,7 +143,8 @@ class Instance:
         self._timers.start()
         self._publisher.start()
         self.connection.start(deadline)
-        log.info("instance %s of agent %s is listening", self.instance_id, self.agent_name)
+        started = said_of("agent_instance_started", self.instance_id, self.agent_name)
+        log.info("instance %s of agent %s is listening", self.instance_id, self.agent_name, extra=started)
 
     def replace_handler(self, handler: Callable[..., Any]) -> None:
         """For tasks that come from now on; those that run end with the handler they have."""
@@ -156,11 +158,12 @@ class Instance:
     def task_failed(self, task_id: str, fault: BaseException) -> None:
         self._hooks.failed(task_id, fault)
 
-    def shut_out(self, fault: AgentAuthFatalError) -> None:
+    def shut_out(self, fault: AgentAuthFatalError, context: str = "task-handler") -> None:
         """The network will not take the agent back: the instance ends, and says so. The process goes on."""
         if self.fault is None:
             self.fault = fault
-            log.error("instance %s ends: %s", self.instance_id, fault)
+            told = said_of("agent_auth_fatal", self.instance_id, self.agent_name, context=context)
+            log.error("instance %s ends: %s", self.instance_id, fault, extra=told)
             ends = threading.Thread(target=self._shut_down, args=(fault,), name="blocks-shut-out", daemon=True)
             ends.start()
 

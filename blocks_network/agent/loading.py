@@ -43,6 +43,8 @@ class LoadedHandler:
     derived: bool = False
     concurrency: int | None = None
     expected_instances: int | None = None
+    max_pending_backlog: int | None = None
+    max_running_time_sec: int | None = None
     requires_env: tuple[str, ...] = field(default=())
     files: tuple[Path, ...] = field(default=())
     """What it was loaded from, as far as that is files: its own, its card's, its registry's."""
@@ -191,6 +193,8 @@ def from_card(path: Path) -> LoadedHandler:
         card=card,
         concurrency=_number(runtime, "concurrency", f"{path}: runtime"),
         expected_instances=_number(runtime, "expectedInstances", f"{path}: runtime"),
+        max_pending_backlog=_number(runtime, "maxPendingBacklog", f"{path}: runtime"),
+        max_running_time_sec=_number(runtime, "maxRunningTimeSec", f"{path}: runtime"),
         files=(path.resolve(), (path.resolve().parent / handler).resolve()),
     )
 

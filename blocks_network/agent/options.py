@@ -63,7 +63,10 @@ class AgentInstanceOptions:
     cancel_grace_s: float = 10.0
 
     def __post_init__(self) -> None:
-        without_effect = ("user_id", "artifact_base_path", "log_channel", "heartbeat_ms", "capabilities")
+        without_effect = (
+            *("user_id", "artifact_base_path", "log_channel", "heartbeat_ms", "capabilities"),
+            *("description", "tags", "card_ref", "card_summary"),  # these stand on the registered card
+        )
         given = [name for name in without_effect if getattr(self, name) is not None]
         if given:
             log.debug("options without effect: %s", ", ".join(given))
@@ -76,13 +79,13 @@ class AgentInstanceOptions:
     @property
     def running_time_s(self) -> int | None:
         """The longest a task may run: the option, else the card's."""
+        return self.cards_running_time_s if self.max_running_time_sec is None else self.max_running_time_sec
+
+    @property
+    def cards_running_time_s(self) -> int | None:
         runtime = self.card.get("runtime")
         from_card = runtime.get("maxRunningTimeSec") if isinstance(runtime, dict) else None
-        if self.max_running_time_sec is None:
-            return from_card if isinstance(from_card, int) else None
-        if from_card is not None and from_card != self.max_running_time_sec:
-            log.info("max_running_time_sec=%s beats the card's %s", self.max_running_time_sec, from_card)
-        return self.max_running_time_sec
+        return from_card if isinstance(from_card, int) else None
 
 
 def check_options(options: AgentInstanceOptions | None) -> AgentInstanceOptions:
@@ -103,4 +106,6 @@ def check_options(options: AgentInstanceOptions | None) -> AgentInstanceOptions:
         raise ConfigurationError(f"handler is not callable: {options.handler!r}")
     if options.slots < 0:
         raise ConfigurationError(f"concurrency must be 0 (no limit) or more, not {options.slots}")
+    if options.cards_running_time_s not in (None, options.running_time_s):
+        log.info("max_running_time_sec=%s beats the card's %s", options.running_time_s, options.cards_running_time_s)
     return options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from urllib.parse import urlencode
 
 from blocks_network import settings
 from blocks_network.api.caller import Answer, Caller, api_error
-from blocks_network.errors import ApiError, ConfigurationError, TransportError
+from blocks_network.errors import ApiError, BlocksError, ConfigurationError, TransportError
 from blocks_network.transport.http import ConnectFailed
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 PATH = "/api/v1/registry/agents"
+_TRANSIENT = re.compile(r"\bDNS\b|name resolution|\brefused\b|\breset\b|timed out|NetworkIssues", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +83,23 @@ class AgentRegistryResult:
 
 
 def with_retry(fn: Callable[[], T], max_retries: int = 3, base_delay_ms: float = 500) -> T:
-    """Calls `fn`, again after faults that say that nothing reached the network; delays double, plus up to 100 ms."""
+    """Calls `fn`, again after faults of the way to the network (by their text: DNS, refused, reset, timed out,
+    NetworkIssues); delays double, plus up to 100 ms."""
     for attempt in range(max_retries):
         try:
             return fn()
-        except ConnectFailed:
-            if attempt == max_retries - 1:
+        except Exception as fault:
+            if attempt == max_retries - 1 or not _is_transient(fault):
                 raise
             time.sleep((base_delay_ms * 2**attempt + random.uniform(0, 100)) / 1000)  # noqa: S311 - spreads load
     raise ConfigurationError("max_retries must be at least 1")
+
+
+def _is_transient(fault: Exception) -> bool:
+    """By its kind, or (the function may be anybody's) by its text."""
+    if isinstance(fault, BlocksError) and not isinstance(fault, TransportError):
+        return False  # the network has answered
+    return isinstance(fault, ConnectFailed) or _TRANSIENT.search(str(fault)) is not None
 
 
 def get_agent(agent_name: str, base_url: str | None = None, api_key: str | None = None) -> AgentEntry | None:

@@ -104,6 +104,8 @@ def _start(handler: LoadedHandler, target: Target, concurrency: int | None) -> A
             handler=handler.function,
             concurrency=handler.concurrency if concurrency is None else concurrency,
             expected_instances=handler.expected_instances,
+            max_pending_backlog=handler.max_pending_backlog,
+            max_running_time_sec=handler.max_running_time_sec,
             cdm_url=target.cdm_url,
             api_key=target.api_key,
         )
@@ -127,10 +129,11 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
     """Runs until a signal, or until the network shuts the agent out."""
     reloader = Reloader(handler, lambda: _load(options)) if options.reload else None
     ended = threading.Event()
-    with _signals_set(ended):
+    with _signals_set(ended) as heard:
         note(f'[agent] starting handler "{handler.name}" on agent name "{handler.agent_name}"')
         instance = _start(handler, target, options.concurrency)
         instance.when_ended(ended.set)
+        note(f"[agent] concurrency: {_slots(handler, options)}, expectedInstances: {handler.expected_instances or 1}")
         note(f"[agent] instance ID: {instance.instance_id}")
         if target.cdm_url is not None:
             note("[agent] clients find it with:")
@@ -144,7 +147,7 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
             reloader.stop()
             reloader.join(JOIN_S)
         if instance.running:
-            note("[agent] stopping; once more to end at once")
+            note(f"\n[agent] received {' '.join(heard)}, shutting down; once more to end at once")
         report = instance.stop()
     _tell(report)
     if instance.fault is not None:
@@ -153,6 +156,11 @@ def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) 
         sys.stderr.flush()
         os._exit(int(ExitCode.FAILED))
     return ExitCode.OK if report.clean else ExitCode.FAILED
+
+
+def _slots(handler: LoadedHandler, options: argparse.Namespace) -> int:
+    chosen = handler.concurrency if options.concurrency is None else options.concurrency
+    return 1 if chosen is None else int(chosen)
 
 
 def _tell(report: StopReport) -> None:
@@ -169,16 +177,18 @@ def _tell(report: StopReport) -> None:
 
 
 @contextmanager
-def _signals_set(event: threading.Event) -> Iterator[None]:
-    """The first signal sets the event, a second one ends the process at once."""
+def _signals_set(event: threading.Event) -> Iterator[list[str]]:
+    """The first signal sets the event, a second one ends the process at once. Gives the name of the first."""
+    heard: list[str] = []
 
     def asked(number: int, _frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, _end_at_once)
+        heard.append(signal.Signals(number).name)
         event.set()
 
     with _handling(asked):
-        yield
+        yield heard
 
 
 @contextmanager

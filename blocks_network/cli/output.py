@@ -105,8 +105,11 @@ def exit_code_for(fault: BaseException) -> ExitCode:
 
 
 class _Redacting(logging.Formatter):
+    """Without secrets, and with the name of the event where a line has one (`logs.said_of`)."""
+
     def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+        event = getattr(record, "event", None)
+        return redact(super().format(record)) + (f" event={event}" if event else "")
 
 
 def configure_logging(level: str, *, handler_faults: bool = True) -> None:

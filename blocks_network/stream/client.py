@@ -36,6 +36,9 @@ FLUSH_S = 10.0
 """How long `end` waits for the network to take what was written. What is left then goes on in the background."""
 JOIN_S = 1.0
 """How long `end` waits for the reader's thread, which may be inside a callback of the user's."""
+POLL_S = 310
+REPLAY_POLL_S = 5
+"""How long a poll may stay unanswered. In a replay everything is there already: silence says that some of it is not."""
 _NUMBERS = itertools.count(1)
 
 
@@ -101,7 +104,8 @@ class StreamClient:
             keys, announced = _network(subscribe_key, publish_key, origin, ssl)
             durable = announced if durable is None else durable
         self._durable, self._replay = bool(durable), replay
-        client = make_client(keys, user_id=self.uuid, token=token)
+        patience_s = POLL_S if replay is None else REPLAY_POLL_S
+        client = make_client(keys, user_id=self.uuid, token=token, subscribe_timeout_s=patience_s)
         self._writer = self._make_writer(client, config, renew) if direction != "inbound" else None
         self._reader = self._make_reader(client, reorder_timeout_ms, renew) if direction != "outbound" else None
         if self._reader is not None:

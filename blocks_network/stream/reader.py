@@ -58,6 +58,7 @@ class StreamReader:
         self._client, self._shared, self._replay = client, shared, replay
         self._last: int | None = None
         """In a replay, the timetoken of the last frame."""
+        self._read_to = 0
         self.inbox = Inbox()
         self._channel, self._stream_id, self._own_uuid = channel, stream_id, own_uuid
         self._threads, self._failed, self._finished, self._renew = threads, failed, finished, renew
@@ -76,6 +77,7 @@ class StreamReader:
             name=f"stream-{stream_id}",
             cursor=ALL_KEPT if durable and not shared else ALL_CACHED,
             filter_expression=None if own_uuid is None else f"meta.sender != '{own_uuid}'",
+            idle=None if replay is None else self._silence,
         )
 
     def start(self) -> None:
@@ -109,6 +111,7 @@ class StreamReader:
             return
         if self._replay is None or self._replay.without is None or not sender.startswith(self._replay.without):
             self._digest(sender, message.payload)
+        self._read_to = message.timetoken
         if self._last is not None and message.timetoken >= self._last:
             self._finish_replay()
         self.inbox.wait_room()
@@ -140,9 +143,20 @@ class StreamReader:
             kept = find_kept(self._client, self._channel, shared=self._shared)
         if kept is None:
             return False
-        self._subscription.seek(kept.cursor)
+        if self._last is None:
+            self._subscription.seek(kept.cursor)
         self._last = kept.last
         return True
+
+    def _silence(self) -> None:
+        """In a replay nothing comes any more: the frames up to the last one may have been deleted meanwhile."""
+        try:
+            more = self._find_kept() and self._last is not None and self._last > self._read_to
+        except TransportError as fault:
+            log.info("what is kept of stream %s cannot be asked for: %s", self._stream_id, fault)
+            return
+        if not more:
+            self._finish_replay()
 
     def _finish_replay(self) -> None:
         """Everything that was kept is here. What is missing will not come; a dedicated writer has told its end."""

@@ -6,7 +6,7 @@ import copy
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +72,10 @@ class Subscription:
         cursor: int = 0,
         groups: Sequence[str] = (),
         filter_expression: str | None = None,
+        idle: Callable[[], None] | None = None,
     ) -> None:
+        """`idle` is called, on the thread, when a poll was given up unanswered: the client's subscribe timeout."""
+        self._idle = idle
         self._client, self._channels, self._listener = client, list(channels), listener
         self._groups = list(groups)
         self._filter = filter_expression
@@ -132,8 +135,10 @@ class Subscription:
         while not self._ending.is_set():
             try:
                 answer = self._poll()
-            except TimedOut:
-                continue  # a hold longer than our patience; the cursor is kept
+            except TimedOut:  # a hold longer than our patience; the cursor is kept
+                if self._idle is not None and not self._ending.is_set():
+                    self._idle()
+                continue
             except Interrupted:
                 break
             except AccessDeniedError as fault:

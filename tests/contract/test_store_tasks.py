@@ -100,14 +100,22 @@ def test_the_living_are_those_that_have_not_ended(store: Store) -> None:
 
 
 def test_a_key_belongs_to_the_first_task_that_claims_it(store: Store) -> None:
-    first = KeyClaim("user1", "k" * 255, "task-1", NOW_MS)
-    mine = ("user1", "k" * 255)
+    first = KeyClaim("org1", "user1", "k" * 255, "task-1", NOW_MS)
+    mine = ("org1", "user1", "k" * 255)
     assert store.write(tasks.claim_keys, [first, replace(first, task_id="task-2")]) == {mine: "task-1"}
-    others = [replace(first, task_id="task-3"), replace(first, user_id="user2", task_id="task-4")]
-    assert store.write(tasks.claim_keys, others) == {mine: "task-1", ("user2", "k" * 255): "task-4"}
+    others = [
+        replace(first, task_id="task-3"),
+        replace(first, user_id="user2", task_id="task-4"),
+        replace(first, org_id="org2", task_id="task-5"),
+    ]
+    assert store.write(tasks.claim_keys, others) == {
+        mine: "task-1",
+        ("org1", "user2", "k" * 255): "task-4",
+        ("org2", "user1", "k" * 255): "task-5",
+    }
     assert store.write(tasks.claim_keys, []) == {}
-    assert store.read(tasks.holder_of, *mine) == "task-1"
-    assert store.read(tasks.holder_of, "user3", "k") is None
+    assert store.read(tasks.holder_of, mine) == "task-1"
+    assert store.read(tasks.holder_of, ("org1", "user3", "k")) is None
 
 
 def page(store: Store, org_id: str = "org1", **wanted: Any) -> tuple[list[str], int]:

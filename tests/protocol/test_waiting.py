@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import socket
 
 from gateway_harness import GatewayNode
@@ -57,3 +58,22 @@ def test_a_publish_wakes_its_own_channels_readers_alone(gateway_node: GatewayNod
         waiting[1].setblocking(False)
         with contextlib.suppress(BlockingIOError):
             assert not waiting[1].recv(1), "a reader of another channel was woken"
+
+
+def test_a_page_of_another_origin_may_read_every_answer(gateway_node: GatewayNode) -> None:
+    """What a browser needs, and what other clients are spared."""
+    keyset = gateway_node.open_keyset
+    paths = ["/time/0", f"/v2/subscribe/{keyset.subscribe_key}/c/0?tt=0&uuid=u", "/v2/subscribe/unknown/c/0?tt=0"]
+    connection = http.client.HTTPConnection(gateway_node.origin, timeout=5)
+    with contextlib.closing(connection):
+        for path in paths:
+            for headers, allowed in (({"Origin": "https://example.org"}, "*"), ({}, None)):
+                connection.request("GET", path, headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.headers["Access-Control-Allow-Origin"] == allowed, path
+                assert answer.headers["Cache-Control"] == "no-cache"
+        connection.request("OPTIONS", paths[0], headers={"Origin": "https://example.org"})
+        answer = connection.getresponse()
+        answer.read()
+        assert "POST" in answer.headers["Access-Control-Allow-Methods"]

@@ -17,8 +17,11 @@ from blocks_network.server.features import FEATURES
 from blocks_network.server.limits import Limits
 from blocks_network.server.node import Node
 from blocks_network.stream import StreamClient
-from blocks_network.stream.kept import Replay
+from blocks_network.stream import client as client_module
+from blocks_network.stream import reader as reader_module
+from blocks_network.stream.kept import Replay, find_kept
 from blocks_network.testing.network import Network
+from blocks_network.transport.pubnub import call, make_client
 
 WAIT_S = 10.0
 TAIL = 10
@@ -258,3 +261,34 @@ def _any_token(network: Network, channel: str) -> str:
 
     keyset = next(iter(network.node.keysets))
     return CapabilityTokens().mint(keyset, ttl_minutes=5, channels={channel: 3})
+
+
+@pytest.mark.parametrize("left", [2, 0])
+def test_a_replay_ends_also_when_its_last_frames_are_deleted_while_it_is_read(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """As a network does it with what is too old, or too much."""
+    monkeypatch.setattr(client_module, "REPLAY_POLL_S", 0.3)
+    frames = [f"{number};" for number in range(4)]
+    with ends.writer(durable=True) as writer:
+        for frame in frames:
+            writer.write(frame)
+            assert writer.flush()
+    janitor = make_client(ends.keys, user_id="janitor")
+    asked: list[Any] = []
+
+    def find_and_delete(client: Any, channel: str, *, shared: bool) -> Any:
+        asked.append(find_kept(client, channel, shared=shared))
+        if len(asked) == 1:
+            messages = call(janitor.fetch_messages().channels([channel]).maximum_per_channel(10)).channels[channel]
+            times = sorted(int(each.timetoken) for each in messages)
+            call(janitor.delete_messages().channel(channel).start(times[left] - 1).end(times[-1]))
+        return asked[-1]
+
+    monkeypatch.setattr(reader_module, "find_kept", find_and_delete)
+    reader = kept_reader(ends)
+    heard: list[Any] = []
+    reader.on_error(heard.append)
+    assert list(reader.bytes()) == [frame.encode() for frame in frames[:left]]
+    assert [error.category for error in heard] == ["frames_lost"]
+    assert len(asked) == 2

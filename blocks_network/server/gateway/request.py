@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 from blocks_network.server.gateway.reply import Refusal, bad_request, json_reply, too_large
 from blocks_network.server.limits import Limits
 
-__all__ = ["Receive", "Request", "Scope", "Send"]
+__all__ = ["Receive", "Request", "Scope", "Send", "is_from_browser"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -63,6 +63,11 @@ class Request:
     @property
     def uuid(self) -> str:
         return self.query.get("uuid", "")
+
+    @property
+    def from_browser(self) -> bool:
+        """Whether a page of another origin asks: browsers say so, and nobody else does."""
+        return is_from_browser(self.scope)
 
     def header(self, name: str) -> str:
         """A header's value, "" without it. `name` is in lower case."""
@@ -152,6 +157,10 @@ class Request:
         raw = b"".join(chunks)
         encoded = any(name == b"content-encoding" for name, _ in self.scope.get("headers", ()))
         return _inflate(raw, limit) if encoded else raw
+
+
+def is_from_browser(scope: Scope) -> bool:
+    return any(name == b"origin" for name, _ in scope.get("headers", ()))
 
 
 def _inflate(raw: bytes, limit: int) -> bytes:

@@ -11,14 +11,15 @@ from blocks_network.server.gateway.request import Request, Send
 
 __all__ = ["Held", "Streamed", "send_preflight", "send_reply", "send_streamed"]
 
-_EVERY_ANSWER = [
-    (b"cache-control", b"no-cache"),
+_EVERY_ANSWER = [(b"cache-control", b"no-cache")]
+_TO_BROWSERS = [
+    *_EVERY_ANSWER,
     (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
     (b"access-control-allow-headers", b"Origin, X-Requested-With, Content-Type, Accept"),
     (b"access-control-expose-headers", b"*"),
 ]
-_PREFLIGHT = [*_EVERY_ANSWER, (b"access-control-max-age", b"86400"), (b"content-length", b"0")]
+_PREFLIGHT = [*_TO_BROWSERS, (b"access-control-max-age", b"86400"), (b"content-length", b"0")]
 
 
 @dataclass(slots=True)
@@ -39,10 +40,11 @@ class Held:
     any case, once, when the request is over.
     """
 
-    __slots__ = ("_send", "_sending", "answered")
+    __slots__ = ("_browser", "_send", "_sending", "answered")
 
     def __init__(self) -> None:
         self.answered: Reply | None = None
+        self._browser = False
         self._send: Send | None = None
         self._sending: asyncio.Task[None] | None = None
 
@@ -51,7 +53,7 @@ class Held:
         if self.answered is None:
             self.answered = reply
             if self._send is not None:
-                self._sending = asyncio.get_running_loop().create_task(send_reply(self._send, reply))
+                self._sending = asyncio.get_running_loop().create_task(send_reply(self._send, reply, self._browser))
 
     def left(self) -> None:
         """The request is over: answered, or its client has gone. Gives up what it holds."""
@@ -60,9 +62,9 @@ class Held:
         """Returns when the answer is sent or the client has gone."""
         try:
             if self.answered is not None:
-                await send_reply(send, self.answered)
+                await send_reply(send, self.answered, request.from_browser)
                 return
-            self._send = send
+            self._send, self._browser = send, request.from_browser
             await request.gone()
             if self._sending is not None:
                 await self._sending
@@ -71,11 +73,12 @@ class Held:
             self.left()
 
 
-async def send_reply(send: Send, reply: Reply) -> None:
+async def send_reply(send: Send, reply: Reply, browser: bool) -> None:
+    """To a `browser` with the headers that let its pages read the answer; every other client would only parse them."""
     headers = [
         (b"content-type", reply.content_type.encode("latin-1")),
         (b"content-length", b"%d" % len(reply.body)),
-        *_EVERY_ANSWER,
+        *(_TO_BROWSERS if browser else _EVERY_ANSWER),
     ]
     if reply.headers:
         headers = _with(headers, reply.headers)
@@ -83,8 +86,9 @@ async def send_reply(send: Send, reply: Reply) -> None:
     await send({"type": "http.response.body", "body": reply.body})
 
 
-async def send_streamed(send: Send, streamed: Streamed) -> None:
-    headers = [(b"content-type", streamed.content_type.encode("latin-1")), *_EVERY_ANSWER]
+async def send_streamed(send: Send, streamed: Streamed, browser: bool) -> None:
+    common = _TO_BROWSERS if browser else _EVERY_ANSWER
+    headers = [(b"content-type", streamed.content_type.encode("latin-1")), *common]
     if streamed.length_bytes is not None:
         headers.append((b"content-length", b"%d" % streamed.length_bytes))
     await send({"type": "http.response.start", "status": streamed.status, "headers": _with(headers, streamed.headers)})

@@ -170,12 +170,13 @@ tasks = Table(
 idempotency = Table(
     "idempotency",
     metadata,
+    Column("org_id", String(64), primary_key=True),
     Column("user_id", String(64), primary_key=True),
     Column("idempotency_key", String(255), primary_key=True),
     Column("task_id", String(64), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
 )
-"""The first task that a user sent under a key."""
+"""The first task that a user sent under a key. Users are their organisation's: two may have one of the same id."""
 
 outbox = Table(
     "outbox",

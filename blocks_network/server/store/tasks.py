@@ -17,6 +17,7 @@ __all__ = [
     "KeyClaim",
     "TaskFilter",
     "TaskRecord",
+    "UserKey",
     "changing",
     "claim_keys",
     "find",
@@ -30,6 +31,8 @@ __all__ = [
     "write_cursor",
 ]
 
+UserKey = tuple[str, str, str]
+"""(org id, user id, idempotency key)."""
 ENDED = ("completed", "failed", "canceled")
 
 
@@ -98,8 +101,8 @@ _UPDATE = (
     update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING})
 )
 _CLAIM = text(  # a clause that both databases have, and that SQLAlchemy has for each apart
-    "INSERT INTO idempotency (user_id, idempotency_key, task_id, created_at_ms)"
-    " VALUES (:user_id, :idempotency_key, :task_id, :created_at_ms) ON CONFLICT DO NOTHING"
+    "INSERT INTO idempotency (org_id, user_id, idempotency_key, task_id, created_at_ms)"
+    " VALUES (:org_id, :user_id, :idempotency_key, :task_id, :created_at_ms) ON CONFLICT DO NOTHING"
 )
 _MOVE = update(cursors).where(cursors.c.name == bindparam("of_name")).values(timetoken=bindparam("to"))
 
@@ -108,10 +111,15 @@ _MOVE = update(cursors).where(cursors.c.name == bindparam("of_name")).values(tim
 class KeyClaim:
     """A user's idempotency key, and the new task that wants it."""
 
+    org_id: str
     user_id: str
     key: str
     task_id: str
     at_ms: int
+
+    @property
+    def whose(self) -> UserKey:
+        return self.org_id, self.user_id, self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,28 +161,32 @@ def update_all(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Non
         connection.execute(_UPDATE, list(rows))
 
 
-def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[tuple[str, str], str]:
-    """Gives each free (user, key) to the first task that claims it here. Returns the task that has each one now."""
-    holders: dict[tuple[str, str], str] = {}
+def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[UserKey, str]:
+    """Gives each free key to the first task that claims it here. Returns the task that has each one now."""
+    holders: dict[UserKey, str] = {}
     for claim in claims:
         taken = connection.execute(
             _CLAIM,
             {
+                "org_id": claim.org_id,
                 "user_id": claim.user_id,
                 "idempotency_key": claim.key,
                 "task_id": claim.task_id,
                 "created_at_ms": claim.at_ms,
             },
         )
-        holder = claim.task_id if taken.rowcount == 1 else holder_of(connection, claim.user_id, claim.key)
+        holder = claim.task_id if taken.rowcount == 1 else holder_of(connection, claim.whose)
         assert holder is not None
-        holders[claim.user_id, claim.key] = holder
+        holders[claim.whose] = holder
     return holders
 
 
-def holder_of(connection: Connection, user_id: str, key: str) -> str | None:
+def holder_of(connection: Connection, whose: UserKey) -> str | None:
     """The task that has this user's idempotency key; None when it is free."""
-    asked = select(idempotency.c.task_id).where(idempotency.c.user_id == user_id, idempotency.c.idempotency_key == key)
+    org_id, user_id, key = whose
+    asked = select(idempotency.c.task_id).where(
+        idempotency.c.org_id == org_id, idempotency.c.user_id == user_id, idempotency.c.idempotency_key == key
+    )
     return connection.execute(asked).scalar()
 
 

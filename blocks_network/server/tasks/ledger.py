@@ -19,7 +19,7 @@ from blocks_network.server.bus import Draft
 from blocks_network.server.store import outbox, tasks, webhooks
 from blocks_network.server.store.database import Connection, Database, StoreFault
 from blocks_network.server.store.outbox import OutboxMessage
-from blocks_network.server.store.tasks import KeyClaim, TaskRecord
+from blocks_network.server.store.tasks import KeyClaim, TaskRecord, UserKey
 from blocks_network.server.store.webhooks import NewDelivery
 
 __all__ = ["CURSOR", "Kept", "Ledger", "Outgoing"]
@@ -53,10 +53,10 @@ class _Insert:
     done: asyncio.Future[Kept]
     then: Outgoing | None
 
-    def holder(self, holders: Mapping[tuple[str, str], str]) -> str:
+    def holder(self, holders: Mapping[UserKey, str]) -> str:
         """The task that has this one's key: itself, where it has none."""
         own: str = self.row["task_id"]
-        return own if self.claim is None else holders[self.claim.user_id, self.claim.key]
+        return own if self.claim is None else holders[self.claim.whose]
 
 
 @dataclass(slots=True)
@@ -199,7 +199,7 @@ class Ledger:
         messages = [item for item in batch.outgoing if isinstance(item, OutboxMessage)]
         cursor = self._cursor()
 
-        def write(connection: Connection) -> dict[tuple[str, str], str]:
+        def write(connection: Connection) -> dict[UserKey, str]:
             holders = tasks.claim_keys(connection, [new.claim for new in batch.inserts if new.claim is not None])
             kept = [new.row for new in batch.inserts if new.holder(holders) == new.row["task_id"]]
             tasks.insert_all(connection, kept)
@@ -211,7 +211,7 @@ class Ledger:
                 tasks.write_cursor(connection, CURSOR, cursor)
             return holders
 
-        holders: dict[tuple[str, str], str] = {}
+        holders: dict[UserKey, str] = {}
         if batch.inserts or updates or messages or batch.notices or batch.delivered:
             self._under_way = True
             try:
@@ -228,7 +228,7 @@ class Ledger:
         self._tell(batch, holders)
         return True
 
-    def _tell(self, batch: _Batch, holders: Mapping[tuple[str, str], str]) -> None:
+    def _tell(self, batch: _Batch, holders: Mapping[UserKey, str]) -> None:
         """After the commit: who waited hears of it, and what follows from it leaves."""
         before = self._now()
         outgoing: list[Outgoing] = []

@@ -21,7 +21,7 @@ from blocks_network.server.presence import Presence
 from blocks_network.server.store import tasks as store
 from blocks_network.server.store.database import Database, StoreFault
 from blocks_network.server.store.providers import Provider
-from blocks_network.server.store.tasks import KeyClaim, TaskRecord
+from blocks_network.server.store.tasks import KeyClaim, TaskRecord, UserKey
 from blocks_network.server.tasks.control import Control
 from blocks_network.server.tasks.directory import Directory, max_backlog, max_running_s
 from blocks_network.server.tasks.dispatch import Courier, ReadGrant, TaskTokens
@@ -114,8 +114,8 @@ class TaskService:
         self._overseer.connect(self._ledger, self._fleets, self._control)
         bus.alias(TASK_CHANNELS, readers_alias(self._overseer.task_of))
         self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
-        self._claims: dict[tuple[str, str], asyncio.Task[dict[str, Any]]] = {}
-        """Calls under way, by user and idempotency key."""
+        self._claims: dict[UserKey, asyncio.Task[dict[str, Any]]] = {}
+        """Calls under way, by organisation, user and idempotency key."""
         self._stamp = 0
         self._unfollow: Callable[[], None] | None = None
 
@@ -186,7 +186,7 @@ class TaskService:
         wanted = Wanted.from_params(params, self._limits)
         if wanted.idempotency_key is None:
             return await self._send_new(principal, wanted, None)
-        key = (principal.user_id, wanted.idempotency_key)
+        key = (principal.org_id, principal.user_id, wanted.idempotency_key)
         first = self._claims.get(key)
         if first is not None:
             # whatever comes of the first call comes of this one: it is the same
@@ -196,23 +196,23 @@ class TaskService:
         first.add_done_callback(partial(self._claim_over, key))
         return await asyncio.shield(first)  # a caller that goes does not take the others' task with it
 
-    def _claim_over(self, key: tuple[str, str], done: asyncio.Task[dict[str, Any]]) -> None:
+    def _claim_over(self, key: UserKey, done: asyncio.Task[dict[str, Any]]) -> None:
         del self._claims[key]
         if not done.cancelled():
             done.exception()  # nobody has to be waiting any more
 
-    async def _send_once(self, principal: Principal, wanted: Wanted, key: tuple[str, str]) -> dict[str, Any]:
+    async def _send_once(self, principal: Principal, wanted: Wanted, key: UserKey) -> dict[str, Any]:
         """A call with a key, repeated, is answered with its task even when a new one would be refused by now."""
         try:
-            return await self._send_new(principal, wanted, key[1])
+            return await self._send_new(principal, wanted, key)
         except TaskRefusal:
             await self._ledger.flush()
-            task_id = await self._database.read(partial(store.holder_of, user_id=key[0], key=key[1]))
+            task_id = await self._database.read(partial(store.holder_of, whose=key))
             if task_id is None:
                 raise
             return await self._existing(task_id, principal)
 
-    async def _send_new(self, principal: Principal, wanted: Wanted, key: str | None) -> dict[str, Any]:
+    async def _send_new(self, principal: Principal, wanted: Wanted, key: UserKey | None) -> dict[str, Any]:
         provider = await self._provider_for(wanted.agent_name, principal)
         has_stream = check_against_card(wanted, provider)
         if wanted.upload_session_id is not None:
@@ -248,14 +248,14 @@ class TaskService:
                 part["artifactRef"] = dict(ref)
 
     async def _take(
-        self, principal: Principal, wanted: Wanted, provider: Provider, has_stream: bool, key: str | None
+        self, principal: Principal, wanted: Wanted, provider: Provider, has_stream: bool, key: UserKey | None
     ) -> dict[str, Any]:
         if len(self._overseer.living) >= self._limits.living_tasks:
             raise TaskRefusal("NetworkBusy", "the network has as many tasks as it takes; send again later")
         hook = self._hook(wanted)
         task = self._new_task(principal, wanted, provider, has_stream, hook)
         then = self._overseer.admit(task, max_backlog(provider, self._limits))
-        claim = None if key is None else KeyClaim(principal.user_id, key, task.task_id, task.created_at_ms)
+        claim = None if key is None else KeyClaim(*key, task.task_id, task.created_at_ms)
         state = shown_state(task.state)
         stored = self._ledger.insert(task, claim, then)
         try:

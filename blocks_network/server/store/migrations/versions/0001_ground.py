@@ -123,11 +123,12 @@ def _tasks() -> None:
     )
     op.create_table(
         "idempotency",
+        sa.Column("org_id", sa.String(length=64), nullable=False),
         sa.Column("user_id", sa.String(length=64), nullable=False),
         sa.Column("idempotency_key", sa.String(length=255), nullable=False),
         sa.Column("task_id", sa.String(length=64), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("user_id", "idempotency_key", name=op.f("pk_idempotency")),
+        sa.PrimaryKeyConstraint("org_id", "user_id", "idempotency_key", name=op.f("pk_idempotency")),
     )
     op.create_table(
         "outbox",
