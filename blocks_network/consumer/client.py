@@ -172,6 +172,7 @@ class TaskClient:
         retry_policy: Mapping[str, Any] | None = None,
         auto_drain: bool | None = None,
         drain_window_s: float | None = None,
+        anon_fingerprint: str | None = None,
     ) -> TaskSession:
         """Gives an agent a task and follows it. The arguments are those of `SendMessageParams`, which may be given in
         their place.
@@ -192,6 +193,7 @@ class TaskClient:
             retry_policy,
             auto_drain,
             drain_window_s,
+            anon_fingerprint,
         )
         if params is not None:
             if not isinstance(params, SendMessageParams):

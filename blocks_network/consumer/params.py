@@ -18,7 +18,9 @@ class SendMessageParams:
     """The parameters of `send_message` as one object.
 
     `duration` is in minutes (pipe tasks only, 1..43200), `drain_window_s` in seconds. `stream` True asks for live
-    streams of a request task, False forbids them, None leaves it to the network.
+    streams of a request task, False forbids them, None leaves it to the network. With
+    `anon_fingerprint` (16 characters at least) whoever has it reads the task without an identity, where the agent is
+    public and free.
     """
 
     agent_name: str = ""
@@ -33,6 +35,7 @@ class SendMessageParams:
     retry_policy: Mapping[str, Any] | None = None
     auto_drain: bool | None = None
     drain_window_s: float | None = None
+    anon_fingerprint: str | None = None
 
     def check(self) -> None:
         """ConfigurationError (ValueError) for a duration that the task's kind does not allow."""
@@ -63,6 +66,7 @@ class SendMessageParams:
             "duration": self.duration,
             "consumerPublicKey": self.consumer_public_key or None,
             "reader": reader,
+            "anonFingerprint": self.anon_fingerprint or None,
         }
         blocks = {key: value for key, value in blocks.items() if value is not None}
         wire: dict[str, Any] = {

@@ -151,6 +151,7 @@ class Subscription:
                 if failures == 1 and not self._ending.is_set():
                     self._listener.disconnected(fault)
                 self._ready.clear()
+                self._region = None  # so the next poll is answered at once: its owner hears that the outage is over
                 self._ending.wait(RECONNECT.delay(failures))
                 continue
             failures = 0

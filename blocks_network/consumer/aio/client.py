@@ -104,6 +104,7 @@ class AsyncTaskClient:
         retry_policy: Mapping[str, Any] | None = None,
         auto_drain: bool | None = None,
         drain_window_s: float | None = None,
+        anon_fingerprint: str | None = None,
     ) -> AsyncTaskSession:
         """As TaskClient.send_message. Who is cancelled while it waits does not know whether the task was sent: give an
         idempotency key where that matters."""
@@ -122,6 +123,7 @@ class AsyncTaskClient:
                 retry_policy=retry_policy,
                 auto_drain=auto_drain,
                 drain_window_s=drain_window_s,
+                anon_fingerprint=anon_fingerprint,
             )
         )
 

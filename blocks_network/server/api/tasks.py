@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from blocks_network.server.access.principal import CONSUMER, Principal
-from blocks_network.server.api.bearer import principal_of
+from blocks_network.server.api.bearer import bearer_of, principal_of
 from blocks_network.server.api.bodies import read_object
-from blocks_network.server.api.errors import ApiRefusal, json_answer
+from blocks_network.server.api.errors import ApiRefusal, json_answer, unauthenticated
 from blocks_network.server.api.observed import OPERATION
 from blocks_network.server.api.services import Services
 from blocks_network.server.store.database import StoreFault
@@ -42,15 +42,18 @@ RPC_OPERATIONS = {method: f"rpc/{method}" for method in METHODS}
 STORE_UNAVAILABLE = "StoreUnavailable"
 BUSY, BUSY_RETRY_S = frozenset({"NetworkBusy", STORE_UNAVAILABLE}), "1"
 CALL_ID_CHARS = 255
+ANONYMOUS_BYTES = 4_096
 FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
 """What an identity may call that runs agents and sends no tasks."""
 
 
 def routes(services: Services) -> list[Route]:
+    most = services.limits.body_bytes
+
     async def rpc(request: Request) -> Response:
-        principal = await principal_of(request, services)
+        principal = None if bearer_of(request) is None else await principal_of(request, services)
         try:
-            envelope = await read_object(request, services.limits.body_bytes)
+            envelope = await (_read_anonymous(request) if principal is None else read_object(request, most))
         except ApiRefusal as refusal:
             if refusal.status != 400:
                 raise
@@ -66,8 +69,19 @@ def routes(services: Services) -> list[Route]:
     return [Route("/api/v1/rpc", rpc, methods=["POST"])]
 
 
-async def answer(services: Services, principal: Principal, envelope: Mapping[str, Any]) -> dict[str, Any]:
-    """One call's envelope."""
+async def _read_anonymous(request: Request) -> Mapping[str, Any]:
+    """The one call that somebody without an identity may make: GetTask. ApiRefusal 401 for any other."""
+    try:
+        envelope = await read_object(request, ANONYMOUS_BYTES)
+    except ApiRefusal:
+        envelope = {}
+    if envelope.get("method") != "GetTask":
+        raise unauthenticated("this call needs an API key or an access token as its bearer")
+    return envelope
+
+
+async def answer(services: Services, principal: Principal | None, envelope: Mapping[str, Any]) -> dict[str, Any]:
+    """One call's envelope. `principal` None is nobody, who calls GetTask alone."""
     call_id, method, params = envelope.get("id"), envelope.get("method"), envelope.get("params")
     if not _is_call_id(call_id):
         return error_envelope(None, INVALID_REQUEST, f"id is a number, or a text of at most {CALL_ID_CHARS} characters")
@@ -79,8 +93,11 @@ async def answer(services: Services, principal: Principal, envelope: Mapping[str
     if not isinstance(params, Mapping):
         return error_envelope(call_id, INVALID_PARAMS, "params is an object")
     try:
-        _check_identity(principal, method, params)
-        result = await _call(services, principal, method, params)
+        if principal is None:
+            result = await services.tasks.get(None, params)
+        else:
+            _check_identity(principal, method, params)
+            result = await _call(services, principal, method, params)
     except TaskRefusal as refusal:
         return error_envelope(call_id, refusal.rpc_code, refusal.message, data=refusal.data())
     except StoreFault as fault:

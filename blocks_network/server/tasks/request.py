@@ -23,6 +23,7 @@ KEY_CHARS = 255
 """Of an idempotency key, an owner id, a part id."""
 PUBLIC_KEY_CHARS = 4_096
 READER_CHARS = 64
+FINGERPRINT_MIN_CHARS = 16
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class Wanted:
     policy: RetryPolicy | None = None
     reader: str | None = None
     """The name under which its client reads all its tasks (see readers.py)."""
+    anon_fingerprint: str | None = None
+    """Whoever has it may read the task without an identity."""
     push: object = None
     """`pushNotificationConfig` as it came."""
     warnings: list[str] = field(default_factory=list)
@@ -72,6 +75,7 @@ class Wanted:
             consumer_public_key=_text(blocks, "consumerPublicKey", "extensions.blocks.", PUBLIC_KEY_CHARS) or None,
             policy=_policy(params),
             reader=_text(blocks, "reader", "extensions.blocks.", READER_CHARS) or None,
+            anon_fingerprint=_fingerprint(blocks),
             push=_object(params, "pushNotificationConfig") or None,
         )
 
@@ -85,6 +89,12 @@ def check_against_card(wanted: Wanted, provider: Provider) -> bool:
             f"agent {provider.agent_name} bills in mode {provider.billing_mode!r}, the call says "
             f"{wanted.billing_mode!r}",
             details={"expected": provider.billing_mode, "got": wanted.billing_mode},
+        )
+    if wanted.anon_fingerprint is not None and (provider.listing, provider.billing_mode) != ("public", "free"):
+        raise TaskRefusal(
+            "AnonymousReadNotAllowed",
+            f"agent {provider.agent_name} is not public and free: nobody reads its tasks without an identity; leave "
+            "out extensions.blocks.anonFingerprint",
         )
     kinds = cards.task_kinds(card)
     if wanted.task_kind not in kinds:
@@ -220,6 +230,16 @@ def _policy(params: Mapping[str, Any]) -> RetryPolicy | None:
         return RetryPolicy.from_wire(wire)
     except ValueError as fault:
         raise invalid_params(str(fault)) from None
+
+
+def _fingerprint(blocks: Mapping[str, Any]) -> str | None:
+    fingerprint = _text(blocks, "anonFingerprint", "extensions.blocks.") or None
+    if fingerprint is not None and len(fingerprint) < FINGERPRINT_MIN_CHARS:
+        raise invalid_params(
+            f"extensions.blocks.anonFingerprint has less than {FINGERPRINT_MIN_CHARS} characters: who guesses it reads "
+            "the task"
+        )
+    return fingerprint
 
 
 def _object(parent: Mapping[str, Any], key: str, at: str = "") -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -32,12 +31,12 @@ from blocks_network.server.tasks.life import shown_state
 from blocks_network.server.tasks.live import LiveTask, Outcome
 from blocks_network.server.tasks.overseer import Overseer
 from blocks_network.server.tasks.readers import group_of, readers_alias, stored_name
+from blocks_network.server.tasks.reading import Reading, fingerprint_hash, task_id_of
 from blocks_network.server.tasks.recovery import TASK_CHANNELS, recover
-from blocks_network.server.tasks.refusals import TaskRefusal, check_storable, invalid_params, task_not_found
+from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params, task_not_found
 from blocks_network.server.tasks.request import Wanted, check_against_card
 from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.server.tasks.timers import Timers
-from blocks_network.server.tasks.views import list_filter, next_cursor, task_view
 from blocks_network.server.webhooks.config import Webhook
 from blocks_network.wire.channels import task_channel
 
@@ -87,7 +86,6 @@ class TaskService:
         webhooks: Webhooks | None = None,
         keeps_streams: bool = False,
     ) -> None:
-        self._keeps_streams = keeps_streams
         self._database, self._bus, self._keysets, self._limits = database, bus, keysets, limits
         self._uploads, self._webhooks = uploads, webhooks
         self.timers = Timers(clock)
@@ -101,6 +99,15 @@ class TaskService:
             now=bus.now,
             committed=self._courier.push,
             noticed=None if webhooks is None else webhooks.wake,
+        )
+        self._reading = Reading(
+            database=database,
+            ledger=self._ledger,
+            overseer=self._overseer,
+            tokens=self._tokens,
+            keysets=keysets,
+            limits=limits,
+            keeps_streams=keeps_streams,
         )
         self._fleets = Fleets(
             presence=presence,
@@ -311,6 +318,7 @@ class TaskService:
             consumer_public_key=wanted.consumer_public_key,
             retry_policy=None if wanted.policy is None else wanted.policy.to_text(),
             warnings=json.dumps(wanted.warnings) if wanted.warnings else None,
+            anon_hash=None if wanted.anon_fingerprint is None else fingerprint_hash(wanted.anon_fingerprint),
             created_at_ms=now_ms,
             updated_at_ms=now_ms,
             keys=keys,
@@ -324,13 +332,13 @@ class TaskService:
 
     async def _existing(self, task_id: str, principal: Principal) -> dict[str, Any]:
         """The answer for a key that has its task already."""
-        record = await self._find(task_id, principal)
+        record = await self._reading.find(task_id, principal)
         return self._answer(record, shown_state(record.state), idempotent=True)
 
     def _answer(
         self, record: TaskRecord, state: str, *, idempotent: bool = False, cursor: int | None = None
     ) -> dict[str, Any]:
-        grant = self._grant(record, with_streams=False)  # a sender has the tokens of announcements
+        grant = self._reading.grant(record, with_streams=False)  # a sender has the tokens of announcements
         keys = self._keysets.by_name(record.keyset)
         blocks: dict[str, Any] = {
             "readToken": grant.token,
@@ -356,30 +364,18 @@ class TaskService:
 
     # --- reading ---
 
-    async def get(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
-        """`{"task": ...}`; unknown and foreign tasks are refused alike."""
-        return {"task": task_view(await self._find(_task_id(params), principal))}
+    async def get(self, principal: Principal | None, params: Mapping[str, Any]) -> dict[str, Any]:
+        """GetTask; `principal` None is nobody (see reading.py)."""
+        return await self._reading.get(principal, params)
 
     async def list(self, principal: Principal, params: Mapping[str, Any]) -> dict[str, Any]:
-        """`{"tasks", "next"?, "totalCount"}`, newest first: what the caller's organisation sent, and what its agents
-        got."""
-        wanted = list_filter(params, principal.org_id, self._limits.tasks_per_page)
-        await self._ledger.flush()
-        one_more = replace(wanted, limit=wanted.limit + 1 if wanted.limit else 0)  # tells whether there is a next page
-        records, total = await self._database.read(partial(store.page, wanted=one_more))
-        shown = records[: wanted.limit]
-        answer: dict[str, Any] = {"tasks": [task_view(record) for record in shown], "totalCount": total}
-        if len(records) > len(shown):
-            answer["next"] = next_cursor(shown[-1])
-        return answer
+        return await self._reading.list(principal, params)
 
     async def read_grant(self, principal: Principal, task_id: str, role: Literal["consumer", "provider"]) -> ReadGrant:
-        """A token for a task's channel. TaskRefusal `TaskNotFound`, also when the caller is not what `role` says."""
-        record = await self._find(task_id, principal)
-        side = record.org_id if role == "consumer" else record.provider_org_id
-        if side != principal.org_id:
-            raise task_not_found(task_id)
-        return self._grant(record)
+        return await self._reading.read_grant(principal, task_id, role)
+
+    async def anonymous_read_grant(self, task_id: str, fingerprint: str) -> ReadGrant | None:
+        return await self._reading.anonymous_read_grant(task_id, fingerprint)
 
     def running_for(self, principal: Principal, task_id: str) -> LiveTask:
         """The living task that the caller's agents have in hand: to it outputs may be added. TaskRefusal."""
@@ -392,41 +388,12 @@ class TaskService:
             raise TaskRefusal("TaskEnded", f"task {task_id} is ending; nothing can be added to it")
         return task
 
-    async def anonymous_read_grant(self, task_id: str, fits: Callable[[str], bool]) -> ReadGrant | None:
-        """A token for a task that was sent with a fingerprint, for whoever has it: `fits(kept hash)`."""
-        record = await self._record(task_id)
-        if record is None or record.anon_hash is None or not fits(record.anon_hash):
-            return None
-        return self._grant(record)
-
-    def _grant(self, record: TaskRecord, *, with_streams: bool = True) -> ReadGrant:
-        return self._tokens.read(
-            self._keysets.by_name(record.keyset),
-            task_channel(record.task_id, record.org_id),
-            duration_minutes=record.duration_minutes,
-            max_running_s=record.max_running_s,
-            streams_of=(record.agent_name, record.task_id) if self._keeps_streams and with_streams else None,
-        )
-
-    async def _find(self, task_id: str, principal: Principal) -> TaskRecord:
-        record = await self._record(task_id)
-        if record is None or principal.org_id not in (record.org_id, record.provider_org_id):
-            raise task_not_found(task_id)
-        return record
-
-    async def _record(self, task_id: str) -> TaskRecord | None:
-        known = self._overseer.living.get(task_id) or self._overseer.ended_task(task_id)
-        if known is not None:
-            return known
-        await self._ledger.flush()
-        return await self._database.read(partial(store.find, task_id=task_id))
-
     # --- steering ---
 
     async def control(self, principal: Principal, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """One of CONTROL_METHODS. `{"taskId", "state"}`: the state at this moment; the wish is stored."""
-        task_id = _task_id(params)
-        record = await self._find(task_id, principal)
+        task_id = task_id_of(params)
+        record = await self._reading.find(task_id, principal)
         if principal.org_id != record.org_id and method not in PROVIDERS_TOO:
             raise TaskRefusal("Forbidden", f"only the organisation that sent the task may call {method}")
         task = self._overseer.living.get(task_id)
@@ -437,10 +404,3 @@ class TaskService:
         else:
             self._control.refuse_ended(record, method)
         return {"taskId": task_id, "state": shown_state(record.state)}
-
-
-def _task_id(params: Mapping[str, Any]) -> str:
-    task_id = params.get("taskId")
-    if not isinstance(task_id, str) or not task_id:
-        raise invalid_params("taskId is missing")
-    return check_storable("taskId", task_id)

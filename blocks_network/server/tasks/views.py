@@ -14,9 +14,12 @@ from blocks_network.server.tasks.life import shown_state, states_shown_as
 from blocks_network.server.tasks.refusals import check_storable, invalid_params
 from blocks_network.wire.rpc import TASK_STATES
 
-__all__ = ["instant", "list_filter", "next_cursor", "task_view"]
+__all__ = ["anonymous_view", "instant", "list_filter", "next_cursor", "task_view"]
 
 PAGE = 50
+ANONYMOUS = frozenset(
+    {"taskId", "agentName", "state", "createdTime", "updatedTime", "endedTime", "taskKind", "billingMode", "hasStream"}
+)
 
 
 def task_view(record: TaskRecord) -> dict[str, Any]:
@@ -45,6 +48,11 @@ def task_view(record: TaskRecord) -> dict[str, Any]:
         "completionReason": record.completion_reason,
     }
     return {key: value for key, value in view.items() if value is not None}
+
+
+def anonymous_view(record: TaskRecord) -> dict[str, Any]:
+    """What is told to who has shown nothing but the task's id: how far it is, not whose it is and what went wrong."""
+    return {key: value for key, value in task_view(record).items() if key in ANONYMOUS}
 
 
 def instant(at_ms: int | None) -> str | None:
