@@ -9,6 +9,9 @@ from dataclasses import dataclass
 __all__ = ["Backoff"]
 
 
+_CHANCE = random.Random()  # noqa: S311 - spreads load, guards nothing; a program's own seed is left alone
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """Delays before the second, third, ... attempt, in seconds.
@@ -25,7 +28,7 @@ class Backoff:
         """The pause after failed attempt number `attempt` (from 1)."""
         exponent = min(attempt - 1, 64)  # beyond that the cap holds anyway, and a float overflows
         base = min(self.cap_s, self.first_s * self.factor**exponent)
-        return base * (1 - self.jitter * random.random())  # noqa: S311 - spreads load, guards nothing
+        return base * (1 - self.jitter * _CHANCE.random())
 
     def delays(self, attempts: int) -> Iterator[float]:
         """The pauses between `attempts` attempts: one fewer than attempts."""

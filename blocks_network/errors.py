@@ -17,6 +17,7 @@
     |- HandlerResultError (TypeError)        a handler returned what cannot become artifacts
     |- HandlerOverdueError (RuntimeError)    a handler goes on long after it was asked to end
     |- TaskEndedError (RuntimeError)         a context was used after its task had ended
+    |- TaskEndingError (RuntimeError)        a wait ended because the waiting agent's own task is to end
     |- TaskUnsuccessful (RuntimeError)       a task whose result was asked for has none: `state`, `event`
     |  |- TaskFailed                         its handler, or the network, gave up: `error`, `reason`
     |  `- TaskCanceled                       somebody canceled it: `reason`
@@ -49,6 +50,7 @@ __all__ = [
     "HandlerResultError",
     "HandlerOverdueError",
     "TaskEndedError",
+    "TaskEndingError",
     "TaskUnsuccessful",
     "TaskFailed",
     "TaskCanceled",
@@ -197,6 +199,11 @@ class HandlerOverdueError(BlocksError, RuntimeError):
 
 class TaskEndedError(BlocksError, RuntimeError):
     """A task's context was asked to publish after the task had ended."""
+
+
+class TaskEndingError(BlocksError, RuntimeError):
+    """A handler waited with `ctx.task_client` for another agent when its own task was asked to end. Let it pass: the
+    task then ends as it was asked to. The task that was waited for goes on."""
 
 
 class TaskUnsuccessful(BlocksError, RuntimeError):

@@ -24,6 +24,7 @@ __all__ = [
     "ARTIFACT_INLINE_LIMIT_BYTES",
     "AGENT_SHUTDOWN_GRACE_SEC",
     "PROFILE",
+    "DEBUG_INTERNAL",
     "STREAM_MAX_MESSAGE_SIZE",
     "STREAM_BUNDLE_SIZE",
     "STREAM_MAX_LATENCY_MS",
@@ -88,6 +89,12 @@ AGENT_SHUTDOWN_GRACE_SEC: Setting[float] = Setting(
     "AGENT_SHUTDOWN_GRACE_SEC", 3.0, _not_negative, "seconds that running handlers get at the end of blocks-run"
 )
 PROFILE: Setting[str | None] = Setting("BLOCKS_PROFILE", None, _text, "comma separated; 'timing' logs one line a task")
+DEBUG_INTERNAL: Setting[str | None] = Setting(
+    "BLOCKS_DEBUG_INTERNAL",
+    None,
+    _text,
+    "comma separated; 'forward_transport' lets the libraries' request lines through",
+)
 STREAM_MAX_MESSAGE_SIZE: Setting[int] = Setting(
     "STREAM_MAX_MESSAGE_SIZE", 16_384, int, "bytes of JSON above which a stream frame is cut into parts"
 )

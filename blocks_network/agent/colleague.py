@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from blocks_network.agent.identity import InstanceIdentity
+from blocks_network.agent.tasks import TaskRun
 from blocks_network.auth.consumer import ConsumerAuth
 from blocks_network.consumer.client import TaskClient
+from blocks_network.consumer.errand import Errand
+from blocks_network.errors import TaskEndingError
 from blocks_network.transport.pubnub import PubNubKeys
 
 __all__ = ["Colleague"]
@@ -29,6 +32,13 @@ class Colleague:
             ssl=keys.ssl,
             features=identity.cdm.features if identity.cdm is not None else (),
         )
+
+    def lend(self, run: TaskRun) -> TaskClient:
+        """For one task: what its handler waits for with it ends when the task is to end."""
+        text = f"task {run.task_id} is to end, and with it its handler's wait for another task"
+        errand = Errand(run.ending, lambda: TaskEndingError(text, task_id=run.task_id))
+        run.when_ending(errand.wake)
+        return self.client.lent_for(errand)
 
     def close(self) -> None:
         self.client.destroy()

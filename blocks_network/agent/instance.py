@@ -121,7 +121,7 @@ class Instance:
             table=self._table,
             outputs=Outputs(self._publisher, self._upload),
             watcher=self,
-            task_client=self.task_client,
+            task_client=self._lend_client,
         )
         self._dispatcher = Dispatcher(
             self._table,
@@ -188,6 +188,14 @@ class Instance:
 
     def task_client(self) -> TaskClient | None:
         """Made at the first use, and shared by all tasks."""
+        colleague = self._present_colleague()
+        return None if colleague is None else colleague.client
+
+    def _lend_client(self, run: TaskRun) -> TaskClient | None:
+        colleague = self._present_colleague()
+        return None if colleague is None else colleague.lend(run)
+
+    def _present_colleague(self) -> Colleague | None:
         from blocks_network.agent.colleague import Colleague  # loads the consumer side, which not every agent needs
 
         with self._client_lock:
@@ -195,7 +203,7 @@ class Instance:
                 if self.ended.is_set():
                     return None
                 self._colleague = Colleague(self.identity, self.connection.keys, self.connection.environment)
-            return self._colleague.client
+            return self._colleague
 
     def _dismiss_colleague(self) -> None:
         with self._client_lock:

@@ -31,7 +31,8 @@ def registry_entry(caller: Caller, agent_name: str, api_key: str) -> tuple[Agent
         raise AgentNotRegistered(
             f"agent {agent_name} not found in registry",
             agent_name=agent_name,
-            hint="register its card first (blocks_network.agent_registry.register_agent), or use its owner's API key",
+            hint="register it first (`blocks-network agents register`, or register_agent in a program), "
+            "or use its owner's API key",
         )
     if entry.billing_mode == "free":
         return entry, "free"

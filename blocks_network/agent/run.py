@@ -17,7 +17,7 @@ from blocks_network.agent.outputs import Outputs
 from blocks_network.agent.results import Artifact, artifact_bytes
 from blocks_network.agent.status import StatusReports
 from blocks_network.agent.tasks import EndReason, TaskRun, TaskTable
-from blocks_network.errors import AgentAuthFatalError, TaskEndedError
+from blocks_network.errors import AgentAuthFatalError, TaskEndedError, TaskEndingError
 from blocks_network.logs import HANDLER_FAULTS
 from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE
 from blocks_network.wire.parts import RequestPart
@@ -71,7 +71,7 @@ class TaskRunner:
         table: TaskTable,
         outputs: Outputs,
         watcher: Watcher,
-        task_client: Callable[[], TaskClient | None],
+        task_client: Callable[[TaskRun], TaskClient | None],
     ) -> None:
         self.invocation, self._table = invocation, table
         self._outputs, self._watcher, self._task_client = outputs, watcher, task_client
@@ -122,6 +122,8 @@ class TaskRunner:
                 self._outputs.publish(run, events, artifact)
         except HandlerCancelled as fault:
             return fault
+        except TaskEndingError as fault:
+            return HandlerCancelled(str(fault)) if run.asked_to_end() else fault
         except BaseException as fault:
             log_of_handlers.error("task %s: the handler raised %s", run.task_id, describe(fault), exc_info=fault)
             return fault
@@ -162,7 +164,7 @@ class TaskRunner:
             checkpoint=run.checkpoint,
             wait_resumed=run.running.wait,
             cancel_event=run.ending,
-            make_task_client=self._task_client,
+            make_task_client=lambda: self._task_client(run),
             expired=lambda: EndReason.EXPIRED in run.asked_to_end(),
         )
 

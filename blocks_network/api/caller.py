@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -117,7 +118,14 @@ class Caller:
         self.base_url = base_url.rstrip("/")
         self.auth = auth
         self._patience_s = patience_s
+        self._ending: threading.Event | None = None
         self._extra = {k: v for k, v in (extra_headers or {}).items() if k.lower() not in _OWN_HEADERS}
+
+    def patient_until(self, ending: threading.Event) -> Caller:
+        """The same caller, which makes no call again once `ending` is set."""
+        twin = copy.copy(self)
+        twin._ending = ending
+        return twin
 
     def call(
         self,
@@ -147,7 +155,10 @@ class Caller:
             if answer.status not in again or attempt == MAX_TRIES or waited + pause > self._patience_s:
                 return answer
             log.info("%s %s was answered with HTTP %d; again in %.1f s", method, path, answer.status, pause)
-            time.sleep(pause)
+            if self._ending is None:
+                time.sleep(pause)
+            elif self._ending.wait(pause):
+                return answer
             waited += pause
 
     def _once(

@@ -32,6 +32,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 PATH = "/api/v1/registry/agents"
+_CHANCE = random.Random()  # noqa: S311 - spreads load
 _TRANSIENT = re.compile(r"\bDNS\b|name resolution|\brefused\b|\breset\b|timed out|NetworkIssues", re.IGNORECASE)
 
 
@@ -91,7 +92,7 @@ def with_retry(fn: Callable[[], T], max_retries: int = 3, base_delay_ms: float =
         except Exception as fault:
             if attempt == max_retries - 1 or not _is_transient(fault):
                 raise
-            time.sleep((base_delay_ms * 2**attempt + random.uniform(0, 100)) / 1000)  # noqa: S311 - spreads load
+            time.sleep((base_delay_ms * 2**attempt + _CHANCE.uniform(0, 100)) / 1000)
     raise ConfigurationError("max_retries must be at least 1")
 
 

@@ -21,6 +21,7 @@ from blocks_network.agent.loading import CARD_FILE, LoadedHandler, from_card, fr
 from blocks_network.agent.options import AgentInstanceOptions
 from blocks_network.api.registry import register_agent
 from blocks_network.cli.output import ExitCode, note
+from blocks_network.cli.registering import register_here
 from blocks_network.cli.reload import Reloader, reloading_modules
 from blocks_network.cli.task import Request, run_task
 from blocks_network.errors import ConfigurationError, TransportError
@@ -59,6 +60,8 @@ def run(options: argparse.Namespace) -> ExitCode:
         if options.local:
             assert target.cdm_url is not None
             register_agent(target.cdm_url.rpartition("/")[0], str(target.api_key), handler.card)
+        else:
+            register_here(str(target.api_key), handler)
         if request is not None:
             return _one_task(handler, target, request, options)
         return _serve(handler, target, options)

@@ -78,6 +78,7 @@ class Following:
             drained=self._drained,
             durable=FEATURE in link.features,
             renew=self._stream_token if FEATURE in link.features else None,
+            ending=link.ending,
         )
         self.record = TaskRecord(facts.task_id, self.streams.announced)
         self.delivery = Delivery(self.record, self.changed, link.callbacks, self._settled)
@@ -281,13 +282,16 @@ class Following:
 
     def unwaitable(self) -> bool:
         """With the lock held: nothing is left to wait for."""
-        return self.closed or self.link.destroyed or self._cut_off is not None
+        return self.closed or self.link.destroyed or self._cut_off is not None or self.link.over() is not None
 
     def raise_unwaitable(self) -> None:
         """With the lock held: says why a wait ended, if it did not just time out."""
         task = f"task {self.facts.task_id}"
         if self.closed:
             raise SessionClosedError(f"the session of {task} was closed before its end", task_id=self.facts.task_id)
+        over = self.link.over()
+        if over is not None:
+            raise over
         if self.link.destroyed:
             raise SessionClosedError(f"the client of {task} was destroyed before its end", task_id=self.facts.task_id)
         if self._cut_off is not None:
@@ -297,9 +301,11 @@ class Following:
                 hint="the task itself goes on; connect to it again",
             ) from self._cut_off
 
-    def notice_destroyed(self) -> None:
+    def notice_ending(self) -> None:
+        """Waits look again whether they are to end: the client is destroyed, or lent for what is over."""
         with self.changed:
             self.changed.notify_all()
+        self.streams.wake()
 
     def close(self) -> None:
         """By the user: no callback begins any more, and no drain. Nothing in a forked child: it is the parent's."""

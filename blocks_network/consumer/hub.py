@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 FEATURE = "channel-group-sessions"
 EARLY_CHANNELS = 2_000
 """Tasks whose messages wait for their session; beyond that the oldest one's have to be read from its channel."""
+LATE_S = 60.0
+"""After an outage a session that joins reads its channel first: the answer to its SendMessage may have been as slow."""
 IDLE_S = 30.0
 """How long the poll goes on when no session is left."""
 
@@ -77,6 +80,7 @@ class Hub:
         self._subscription: Subscription | None = None
         self._idle: Timer | None = None
         self._down = False
+        self._outage_over_at: float | None = None
 
     def join(self, channel: str, reader: HubReader, cursor: int) -> Place:
         """Delivers what comes on the task's channel above `cursor`. BlocksError when the group cannot be read."""
@@ -87,7 +91,7 @@ class Hub:
                 early = self._early.pop(channel, None)
                 if early is None:
                     self._places[channel] = place
-                    lost = self._lost_early
+                    lost = self._lost_early or self._was_down()
                     break
             for message in early:  # outside the lock: the session has one of its own
                 reader.accept(message.payload, message.timetoken)
@@ -127,8 +131,19 @@ class Hub:
                 place.reader.hampered(fault)
         self._down = False
 
+    def _moved(self) -> None:
+        """The network was started anew. What it published before, and had not delivered, stands on the tasks' own
+        channels alone."""
+        with self._lock:
+            self._down, self._outage_over_at = True, time.monotonic()
+
+    def _was_down(self) -> bool:
+        """With the lock held: whether a task may be older than the last outage, though its session joins only now."""
+        return self._outage_over_at is not None and time.monotonic() - self._outage_over_at < LATE_S
+
     def disconnected(self, fault: TransportError) -> None:
-        self._down = True
+        with self._lock:
+            self._down, self._outage_over_at = True, time.monotonic()
         for place in self._all():
             place.reader.hampered(fault)
 
@@ -162,7 +177,8 @@ class Hub:
             return
         token, group = self._token()
         client = make_client(self._keys, user_id=f"blocks-sessions-{self.name[:12]}", token=token)
-        subscription = Subscription(client, [], self, groups=[group], name=f"sessions-{self.name[:6]}", cursor=cursor)
+        name = f"sessions-{self.name[:6]}"
+        subscription = Subscription(client, [], self, groups=[group], name=name, cursor=cursor, moved=self._moved)
         with self._lock:
             if not self._is_polling():
                 self._subscription = subscription

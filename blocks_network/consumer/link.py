@@ -138,13 +138,22 @@ class Link:
         with self._lock:
             self._sessions.add(session)
 
+    @property
+    def ending(self) -> threading.Event | None:
+        """Set when whoever waits is to give up; None: never."""
+        return None
+
+    def over(self) -> BlocksError | None:
+        """What waits raise once they are to give up, None before."""
+        return None
+
     def end(self) -> None:
         """Wakes whoever waits on a session of this client."""
         with self._lock:
             self.destroyed = True
             sessions = list(self._sessions)
         for session in sessions:
-            session.notice_destroyed()
+            session.notice_ending()
 
     @property
     def forked(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from blocks_network.backoff import Backoff
 from blocks_network.consumer.result import TaskResult
 from blocks_network.consumer.session import TaskSession
-from blocks_network.errors import BlocksError, ConfigurationError, RpcError, TaskFailed, TransportError
+from blocks_network.errors import BlocksError, ConfigurationError, RpcError, TaskEndingError, TaskFailed, TransportError
 
 __all__ = ["AGAIN", "AHEAD", "Mapped", "check_mapping", "worth_another"]
 
@@ -73,6 +73,8 @@ class Mapped:
         for attempt in range(1, self._retries + 2):
             try:
                 return self._attempt(item)
+            except TaskEndingError:  # whose inputs these are is to end, and with it the iteration
+                raise
             except BlocksError as fault:
                 if attempt > self._retries or not worth_another(fault) or self._ended.wait(AGAIN.delay(attempt)):
                     return fault

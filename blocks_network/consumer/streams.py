@@ -40,7 +40,10 @@ class SessionStreams:
         drained: Callable[[], None],
         durable: bool = False,
         renew: Callable[[], str | None] | None = None,
+        ending: threading.Event | None = None,
     ) -> None:
+        """Who reads, or waits for room, is let go once `ending` is set, with `wake`."""
+        self._ending = ending
         self._task_id, self._agent_name, self._owner_id, self._keys = task_id, agent_name, owner_id, keys
         self._terminal_state, self._opened_by_user, self._drained = terminal_state, opened, drained
         self._durable, self._renew = durable, renew
@@ -67,6 +70,15 @@ class SessionStreams:
         """True while a stream is open whose data may still come, or that only the user can end."""
         with self._lock:
             return bool(self._pending)
+
+    def wake(self) -> None:
+        if self._ending is None:
+            return
+        with self._lock:
+            clients = list(self._opened)
+        for client in clients:
+            client.wake_readers()
+            client.wake_writers()
 
     def end_all(self) -> None:
         """Ends every client; their readers finish."""
@@ -96,6 +108,7 @@ class SessionStreams:
             consumer_user_id=self._owner_id or None,
             durable=self._durable,
             replay=replay,
+            until=self._ending,
             renew=self._renew if replay or descriptor.local_direction == "inbound" else None,
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from blocks_network import settings
 from blocks_network.errors import TransportError
+from blocks_network.stream.alive import Pulse
 from blocks_network.stream.descriptor import StreamDescriptor
 from blocks_network.stream.endings import Endings
 from blocks_network.stream.errors import StreamEndedError, StreamError
@@ -49,8 +50,8 @@ class StreamClient:
     (750; 0 hands frames on as they come). `gating` and `max_latency_ms` have no effect. `origin` (host:port) is where
     the network serves; without it the document of BLOCKS_CDM_URL says so when it knows the subscribe key, else it is
     the hosted network. `durable` says whether the network keeps the frames, for readers that come later; without it
-    that document does. `replay` reads what was kept of a stream that is over, and ends. `threads`, `keys`, `renew`
-    and `lost` are for sessions and instances, which own several streams.
+    that document does. `replay` reads what was kept of a stream that is over, and ends. `threads`, `keys`, `renew`,
+    `lost` and `until` are for sessions and instances, which own several streams.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class StreamClient:
         lost: Callable[[TransportError], None] | None = None,
         durable: bool | None = None,
         replay: Replay | None = None,
+        until: threading.Event | None = None,
     ) -> None:
         if not agent_name:
             raise ValueError("agent_name is required: it names the stream's channel")
@@ -96,7 +98,8 @@ class StreamClient:
         config = StreamBundleConfig.resolved(max_message_size, bundle_size_bytes, max_latency_ms, self.uuid)
         self._own_threads = StreamThreads(self.uuid) if threads is None else None
         self._threads = threads or cast(StreamThreads, self._own_threads)
-        self._lost = lost
+        self._lost, self._until = lost, until
+        self._pulse: Pulse | None = None
         self._endings = Endings(self.stream_id)
         self._state = threading.Lock()
         self._ending = False
@@ -173,12 +176,13 @@ class StreamClient:
         renew: Callable[[], str | None] | None = None,
         durable: bool | None = None,
         replay: bool = False,
+        until: threading.Event | None = None,
     ) -> StreamClient:
         """The consumer's end of an announced stream. Its uuid is named after `consumer_user_id`, else the agent.
 
         `replay` only reads, also what both sides may write.
         """
-        return cls(
+        made = cls(
             subscribe_key=subscribe_key,
             publish_key=publish_key,
             token=descriptor.token,
@@ -200,8 +204,18 @@ class StreamClient:
             threads=threads,
             renew=renew,
             durable=durable,
+            until=until,
             replay=_replay_of(descriptor, consumer_user_id) if replay else None,
         )
+        made._let_readers_know()
+        return made
+
+    def _let_readers_know(self) -> None:
+        """The agent's handler hears when this consumer is gone, however that came about."""
+        if self._writer is not None:
+            self._writer.promise()
+            self._pulse = Pulse(self._threads.after, self._writer.say_alive)
+            self._pulse.start()
 
     @property
     def is_replay(self) -> bool:
@@ -224,7 +238,7 @@ class StreamClient:
         """
         if self._writer is None:
             raise RuntimeError(f"stream {self.stream_id} is inbound only: it cannot be written")
-        self._writer.write(data, timeout_s=timeout_s, until=until)
+        self._writer.write(data, timeout_s=timeout_s, until=until or self._until)
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Waits until the network has taken everything written so far. True when it has, within `timeout_s`."""
@@ -261,18 +275,18 @@ class StreamClient:
     @property
     def inbound(self) -> Iterator[InboundMessage]:
         """Whole frames. Blocks for the next one; finishes at the stream's end. RuntimeError when outbound only."""
-        return self._reading().inbox.messages()
+        return self._reading().inbox.messages(self._until)
 
     def bytes(self, *, until: threading.Event | None = None) -> Iterator[bytes]:
         """The chunks, text as UTF-8. RuntimeError at the first step when outbound only, or on a stream of events.
 
         `until` ends this iterator alone, at once when `wake_readers` is called after it was set.
         """
-        yield from self._reading().inbox.chunks(until)
+        yield from self._reading().inbox.chunks(until or self._until)
 
     def events(self, *, until: threading.Event | None = None) -> Iterator[Any]:
         """The events. RuntimeError at the first step when outbound only, or on a stream of bytes. `until`: as bytes."""
-        yield from self._reading().inbox.events(until)
+        yield from self._reading().inbox.events(until or self._until)
 
     def as_file(self, *, until: threading.Event | None = None) -> io.BufferedReader:
         """`bytes()` as a file that gives what is there: a short read is not the end, b"" is. `until`: as bytes."""
@@ -342,6 +356,8 @@ class StreamClient:
             if self._ending:
                 return
             self._ending = True
+        if self._pulse is not None:
+            self._pulse.stop()
         if self._writer is not None:
             self._writer.close(error)
             self._writer.wait_sent(timeout_s)

@@ -21,7 +21,8 @@ class StreamError:
 
     Categories: access_denied, bad_request, network_down, network_issues, timeout, malformed_response, other; and of
     ours: not_delivered (the network will not take what was written), frames_lost (a gap that cannot be filled),
-    writer_failed (the other side could not deliver everything).
+    writer_failed (the other side could not deliver everything), writer_gone (a consumer that wrote has ended, or
+    nothing was heard of it for half a minute: the stream goes on, and so may the consumer).
     """
 
     category: str

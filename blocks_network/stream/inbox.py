@@ -49,6 +49,10 @@ class Inbox:
                 self._waiting.extend(messages)
                 self._changed.notify_all()
 
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= MAX_WAITING
+
     def wait_room(self) -> None:
         """Blocks while too much waits for the reader."""
         with self._changed:

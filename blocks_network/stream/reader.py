@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from blocks_network.errors import AccessDeniedError, TransportError
+from blocks_network.stream.alive import PROMISE, WriterWatch
 from blocks_network.stream.errors import StreamError
 from blocks_network.stream.inbox import InboundMessage, Inbox
 from blocks_network.stream.kept import Replay, find_kept
@@ -17,7 +18,15 @@ from blocks_network.stream.multipart import PartCollector
 from blocks_network.stream.reorder import Gap, Reorder, Sequenced
 from blocks_network.stream.threads import StreamThreads
 from blocks_network.transport.subscription import Received, Subscription
-from blocks_network.wire.frames import FIRST_SEQ, EndFrame, PartFrame, RawFrame, StreamFormat, read_frame
+from blocks_network.wire.frames import (
+    FIRST_SEQ,
+    AliveFrame,
+    EndFrame,
+    PartFrame,
+    RawFrame,
+    StreamFormat,
+    read_frame,
+)
 from blocks_network.wire.timetokens import ALL_CACHED, ALL_KEPT
 
 if TYPE_CHECKING:
@@ -65,6 +74,8 @@ class StreamReader:
         timeout_ms = REORDER_TIMEOUT_MS if reorder_timeout_ms is None else reorder_timeout_ms
         self._reorder = Reorder(FIRST_SEQ[format], timeout_s=timeout_ms / 1000, shared=shared)
         self._parts = PartCollector()
+        self._watch = WriterWatch(threads.after, gone=self._writer_gone, deaf=self._hears_nothing)
+        self._cut_off = False
         self._lock = threading.Lock()
         self._due_s: float | None = None
         self._withdraw: Callable[[], None] | None = None
@@ -95,6 +106,7 @@ class StreamReader:
         """Ask it to end: nothing more is received, what was is still read. `join` waits."""
         self._subscription.stop()
         self.inbox.close()
+        self._watch.stop()
         with self._lock:
             withdraw, self._withdraw, self._due_s = self._withdraw, None, None
         if withdraw is not None:
@@ -110,6 +122,8 @@ class StreamReader:
         if message.channel != self._channel or sender == self._own_uuid:
             return
         if self._replay is None or self._replay.without is None or not sender.startswith(self._replay.without):
+            if self._replay is None and isinstance(message.meta, Mapping) and PROMISE in message.meta:
+                self._watch.heard(sender)
             self._digest(sender, message.payload)
         self._read_to = message.timetoken
         if self._last is not None and message.timetoken >= self._last:
@@ -117,9 +131,10 @@ class StreamReader:
         self.inbox.wait_room()
 
     def connected(self) -> None:
-        self._renewed = False
+        self._renewed = self._cut_off = False
 
     def disconnected(self, fault: TransportError) -> None:
+        self._cut_off = True
         self._failed(StreamError.of_fault(fault, self._channel))
 
     def denied(self, fault: AccessDeniedError) -> bool:
@@ -179,8 +194,15 @@ class StreamReader:
             frame = read_frame(wire)
             if isinstance(frame, PartFrame):
                 frame = read_frame(self._parts.add(sender, frame, time.monotonic()))
-            if frame is None or isinstance(frame, PartFrame):
-                return
+        if isinstance(frame, AliveFrame):
+            if frame.gone:
+                self._watch.left(sender)
+            return
+        if frame is None or isinstance(frame, PartFrame):
+            return
+        if isinstance(frame, EndFrame):
+            self._watch.ended(sender)
+        with self._lock:
             if isinstance(frame, EndFrame) and frame.seq is None:
                 log.warning("the end of stream %s has no sequence number", self._stream_id)
             ready = self._reorder.add(sender, frame, time.monotonic())
@@ -209,6 +231,13 @@ class StreamReader:
             delay_s = 0.0 if due_s is None else due_s - time.monotonic()
             self._withdraw = None if due_s is None else self._threads.after(delay_s, self._expire)
         return tell
+
+    def _hears_nothing(self) -> bool:
+        return self._cut_off or self.inbox.full
+
+    def _writer_gone(self, sender: str) -> None:
+        log.info("writer %s of stream %s is gone", sender, self._stream_id)
+        self._failed(StreamError("writer_gone", f"writer {sender} of stream {self._stream_id} is gone", self._channel))
 
     def _gap_error(self, gap: Gap) -> StreamError:
         text = f"frames {gap.first} to {gap.last} of stream {self._stream_id} did not come"

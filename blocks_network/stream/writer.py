@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks_network import settings
 from blocks_network.errors import TransportError
+from blocks_network.stream.alive import PROMISE
 from blocks_network.stream.errors import StreamEndedError, StreamFullError
 from blocks_network.stream.sender import Sender
 from blocks_network.transport.encoded import publish_text
@@ -20,6 +21,7 @@ from blocks_network.wire.frames import (
     FIRST_SEQ,
     Encoding,
     StreamFormat,
+    alive_text,
     chunk_text,
     data_text,
     end_text,
@@ -112,6 +114,8 @@ class StreamWriter:
         self._ended = False
         self._ending = False
         """The end marker is under way, or out."""
+        self._greets = self._greeted = self._greeting = False
+        """It is to say that it is there; it has done so without anything to send; that is under way."""
         self._let_go = False
         """Nobody has to wait any more for what is under way."""
         self._fault: TransportError | None = None
@@ -154,10 +158,27 @@ class StreamWriter:
                 return
             self._ended, self._error = True, error
             self._changed.notify_all()
-            needed = self._marker and not self._offered
+            self._greets = self._greeted and not self._marker  # with a marker, that is the farewell
+            needed = (self._marker or self._greets) and not self._offered
             self._offered |= needed
         if needed:
             self._offer()
+
+    def promise(self) -> None:
+        """From now on every frame says that `say_alive` will be called for as long as the writer is there."""
+        self._meta = {**self._meta, PROMISE: "1"}
+
+    def say_alive(self) -> None:
+        """Tells readers that the writer is there, unless what is being sent says so already. Never blocks."""
+        with self._changed:
+            if self._ended or self._offered:
+                return
+            self._offered = self._greets = True
+        try:
+            self._sender.offer(self)
+        except TransportError:  # the owner has ended, and with it the stream
+            with self._changed:
+                self._offered = self._greets = False
 
     def wait_sent(self, timeout_s: float) -> bool:
         """True when everything accepted was sent or given up, within `timeout_s`. At once on the sender's thread."""
@@ -174,10 +195,12 @@ class StreamWriter:
     # --- what the sender calls, on its thread ---
 
     def send_next(self) -> bool:
-        publish_text(self._client, self._channel, self._next_message(), self._meta, store=self._durable)
+        text = self._next_message()
+        publish_text(self._client, self._channel, text, self._meta, store=self._durable and not self._greeting)
         self._renewed = False
         with self._changed:
             self._parts.popleft()
+            self._greeting = False
             if not self._parts:
                 self._size -= self._under_way
                 self._under_way = 0
@@ -196,6 +219,10 @@ class StreamWriter:
     def failed(self, fault: TransportError) -> bool:
         """All that was not sent is lost, and the stream ends. A marker that shows the gap is the last thing tried."""
         with self._changed:
+            if self._greeting:  # no loss: readers will believe that nobody is there, and that is how it looks
+                self._greeting = False
+                self._parts.clear()
+                return self._goes_on()
             if self._ending:
                 log.info("the end of stream %s could not be told: %s", self._stream_id, fault)
                 self._parts.clear()
@@ -220,7 +247,7 @@ class StreamWriter:
 
     def _goes_on(self) -> bool:
         """With the lock held: whether there is more to send; wakes who waits for room or for the end."""
-        more = bool(self._parts or self._writes) or self._owes_marker()
+        more = bool(self._parts or self._writes) or self._owes_marker() or self._greets
         self._offered = more
         self._changed.notify_all()
         return more
@@ -233,6 +260,11 @@ class StreamWriter:
         with self._changed:
             if self._parts:
                 return self._parts[0]
+            if not self._writes and not self._owes_marker():
+                self._greets, self._greeted, self._greeting = False, True, True
+                self._parts.append(alive_text(self._stream_id, _now_ms(), gone=self._ended))
+                return self._parts[0]
+            self._greets = False  # any frame says it
             if not self._writes:
                 self._ending = True
                 self._parts.append(end_text(self._stream_id, self._seq, _now_ms(), error=self._error))

@@ -28,6 +28,7 @@ from pubnub.request_handlers.base import BaseRequestHandler
 from pubnub.structures import Envelope, ResponseInfo
 
 from blocks_network.errors import AccessDeniedError, ConfigurationError, TransportError
+from blocks_network.transport.chatter import keep_out_request_lines
 from blocks_network.transport.http import POOL, Interrupted, Interruption, Response, TimedOut
 
 if TYPE_CHECKING:
@@ -250,6 +251,7 @@ def make_client(
         config.set_presence_timeout(presence_timeout_s)
         config.enable_presence_heartbeat = True
     config.disable_config_locking = False
+    keep_out_request_lines(keys.origin)
     client = PubNub(config, custom_request_handler=PooledRequestHandler)
     if not own_subscriptions:
         client._subscription_manager = _NoSubscriptions()

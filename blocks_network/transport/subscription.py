@@ -73,9 +73,15 @@ class Subscription:
         groups: Sequence[str] = (),
         filter_expression: str | None = None,
         idle: Callable[[], None] | None = None,
+        moved: Callable[[], None] | None = None,
     ) -> None:
-        """`idle` is called, on the thread, when a poll was given up unanswered: the client's subscribe timeout."""
-        self._idle = idle
+        """`idle` is called, on the thread, when a poll was given up unanswered: the client's subscribe timeout.
+
+        `moved`: called when the answers come from another region than before, and then the listener's `connected`. Our
+        network has another one at each start, which may have been between two polls.
+        """
+        self._idle, self._moved = idle, moved
+        self._answered_from: str | None = None
         self._client, self._channels, self._listener = client, list(channels), listener
         self._groups = list(groups)
         self._filter = filter_expression
@@ -173,7 +179,11 @@ class Subscription:
             raise TransportError("the network answered a poll with something else") from fault
 
     def _accept(self, cursor: int, region: str, envelopes: list[dict[str, Any]]) -> None:
-        if not self._ready.is_set():
+        moved = self._moved is not None and self._answered_from not in (None, region)
+        self._answered_from = region
+        if moved and self._moved is not None:
+            self._moved()
+        if moved or not self._ready.is_set():
             self._ready.set()
             self._listener.connected()
         for envelope in envelopes:

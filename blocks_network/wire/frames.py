@@ -14,10 +14,12 @@ __all__ = [
     "BINARY_KEY",
     "ENVELOPE_RESERVE_BYTES",
     "FIRST_SEQ",
+    "AliveFrame",
     "DataFrame",
     "Encoding",
     "EndFrame",
     "Frame",
+    "alive_text",
     "PartFrame",
     "RawFrame",
     "StreamFormat",
@@ -92,6 +94,13 @@ def end_text(stream_id: str, seq: int, ts_ms: int, error: str | None = None) -> 
     """A stream_end frame. `error` says that the writer had to give up: frames before `seq` are missing."""
     tail = "" if error is None else f',"error":{_json(error)}'
     return f"{_head('stream_end', stream_id, seq, ts_ms)}{tail}}}"
+
+
+def alive_text(stream_id: str, ts_ms: int, *, gone: bool) -> str:
+    """Ours: an idle writer says that it is there, or (`gone`) that it goes. Without a number, so that it counts for
+    nothing with readers that do not know it."""
+    head = f'{{"type":"stream_alive","protocolVersion":"{PROTOCOL_VERSION}","streamId":{_json(stream_id)},"ts":{ts_ms}'
+    return head + (',"gone":true}' if gone else "}")
 
 
 def part_texts(frame: str, kind: str, stream_id: str, seq: int, ts_ms: int, max_message_size: int) -> list[str]:
@@ -203,7 +212,14 @@ class RawFrame:
     wire: Mapping[str, Any]
 
 
-Frame = DataFrame | EndFrame | PartFrame | RawFrame
+@dataclass(frozen=True, slots=True)
+class AliveFrame:
+    """The writer has nothing to say but that it is there, or that it goes."""
+
+    gone: bool
+
+
+Frame = DataFrame | EndFrame | PartFrame | RawFrame | AliveFrame
 
 
 def read_frame(wire: object) -> Frame | None:
@@ -219,7 +235,7 @@ def read_frame(wire: object) -> Frame | None:
     if isinstance(wire.get("multipart"), Mapping):
         return _read_part(wire, wire["multipart"])
     if seq is None:
-        return None
+        return AliveFrame(wire.get("gone") is True) if kind == "stream_alive" else None
     if kind == "stream_data":
         chunks, encoding = wire.get("chunks"), wire.get("encoding", "utf8")
         if not isinstance(chunks, list) or not chunks or encoding not in ("utf8", "base64"):

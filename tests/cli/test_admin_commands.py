@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from blocks_network.api.registry import register_agent
 from blocks_network.consumer.parts import text_part
 from blocks_network.testing.network import Network
 from blocks_network.types import TaskContext
@@ -183,6 +184,26 @@ def test_a_key_is_made_shown_once_used_and_revoked(blocks: Network) -> None:
     assert next(key for key in everything if key["keyId"] == info["keyId"])["revokedTime"]
 
 
+def test_agents_are_registered_by_card_and_by_function(blocks: Network, tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text("def admin_by_function(task): return 'done'\n")
+    identity = {"agentName": "admin_by_card", "displayName": "By card", "description": "d", "version": "1.0.0"}
+    card = {"identity": identity, "runtime": {"handler": "work.py", "handlerExport": "admin_by_function"}}
+    (tmp_path / "agent-card.json").write_text(json.dumps(card))
+
+    made = run("agents", "register", "--listing", "public", network=blocks, cwd=tmp_path)
+    assert (made.returncode, made.stdout) == (0, "admin_by_card is registered (public)\n"), made.stderr
+    again = run("agents", "register", "agent-card.json", network=blocks, cwd=tmp_path)
+    assert again.stdout == "admin_by_card is registered (public)\n", again.stderr  # who may see it has not changed
+    told = objects(run("agents", "register", "work.py:admin_by_function", "--json", network=blocks, cwd=tmp_path))
+    assert told == [{"agentName": "admin_by_function", "listing": "private", "billingMode": "free"}]
+
+    price = {"billing_mode": "paid", "price_per_task": 0.1}
+    register_agent(blocks.base_url, blocks.api_key, card, **price)  # type: ignore[arg-type]
+    paid = run("agents", "register", network=blocks, cwd=tmp_path)
+    assert paid.returncode == 2
+    assert "a card holds no price" in paid.stderr
+
+
 def test_env_of_the_working_directory_says_where_the_network_is(blocks: Network, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"BLOCKS_CDM_URL={blocks.cdm_url}\nBLOCKS_API_KEY={blocks.api_key}\n")
     assert run("keys", "list", cwd=tmp_path).returncode == 0
@@ -206,6 +227,7 @@ def test_options_beat_the_environment(blocks: Network) -> None:
         (["keys", "revoke", "key_nowhere"], 3, "there is no API key 'key_nowhere'"),
         (["agents", "offline", "nobody_here"], 3, "there is no agent 'nobody_here'"),
         (["agents", "offline"], 2, "agents offline NAME"),
+        (["agents", "register", "/no/such/agent-card.json"], 2, "/no/such/agent-card.json"),
         (["send", "nobody_here", "x"], 2, "there is no agent nobody_here"),
         (["send", "nobody_here"], 2, "nothing to send"),
         (["send", "nobody_here", "@/no/such/file"], 2, "there is no file /no/such/file"),

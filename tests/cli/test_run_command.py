@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from blocks_network.agent.loading import derive_card
-from blocks_network.api.registry import register_agent
+from blocks_network.api.registry import get_agent, register_agent
 from blocks_network.server.node import Node
 
 BLOCKS_RUN = [sys.executable, "-m", "blocks_network"]
@@ -274,3 +274,23 @@ def test_a_handlers_child_processes_do_not_inherit_the_api_key(blocks_node: Node
         "--task", "go", cwd=tmp_path, BLOCKS_API_KEY=str(blocks_node.api_key), BLOCKS_CDM_URL=blocks_node.cdm_url
     )
     assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
+
+
+def test_a_network_of_this_machine_learns_the_agent_and_its_changed_card(blocks_node: Node, tmp_path: Path) -> None:
+    reach = {"BLOCKS_CDM_URL": blocks_node.cdm_url, "BLOCKS_API_KEY": str(blocks_node.api_key)}
+    (tmp_path / "new.py").write_text("def newcomer(task): return 'welcome'\n")
+    for said in ("[agent] registered newcomer", ""):
+        done = blocks_run("--handler", "new.py:newcomer", "--task", "go", cwd=tmp_path, **reach)
+        assert (done.returncode, done.stdout) == (0, "welcome\n"), done.stderr
+        assert done.stderr.startswith(said or "progress"), done.stderr
+
+    identity = {"agentName": "newcomer", "displayName": "Settled", "description": "d", "version": "1.0.0"}
+    card = {"identity": identity, "runtime": {"handler": "new.py", "handlerExport": "newcomer"}}
+    (tmp_path / "agent-card.json").write_text(json.dumps(card))
+    register_agent(blocks_node.base_url, str(blocks_node.api_key), card, listing="public")
+    identity["displayName"] = "Changed"
+    (tmp_path / "agent-card.json").write_text(json.dumps(card))
+    assert blocks_run("--task", "go", cwd=tmp_path, **reach).returncode == 0
+    entry = get_agent("newcomer", blocks_node.base_url, str(blocks_node.api_key))
+    assert entry is not None
+    assert (entry.name, entry.listing) == ("Changed", "public")

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, BlocksError] = {
     "HandlerResultError": errors.HandlerResultError("m"),
     "HandlerOverdueError": errors.HandlerOverdueError("m"),
     "TaskEndedError": errors.TaskEndedError("m", task_id="t"),
+    "TaskEndingError": errors.TaskEndingError("m", task_id="t"),
     "TaskUnsuccessful": errors.TaskUnsuccessful("t", EVENT, agent_name="a"),
     "TaskFailed": errors.TaskFailed("t", EVENT, agent_name="a"),
     "TaskCanceled": errors.TaskCanceled("t", {**EVENT, "state": "canceled"}),

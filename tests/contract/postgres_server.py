@@ -50,14 +50,19 @@ class PostgresServer:
 
     def restart(self) -> None:
         """As after a crash: every connection is cut."""
+        self.halt()
+        self.resume()
+
+    def halt(self) -> None:
         self._call("pg_ctl", "stop", "--mode=immediate", "--wait")
         self._runs = False
+
+    def resume(self) -> None:
         self._run()
 
     def stop(self) -> None:
         if self._runs:
-            self._call("pg_ctl", "stop", "--mode=immediate", "--wait")
-            self._runs = False
+            self.halt()
         shutil.rmtree(self.home, ignore_errors=True)
 
     def new_database(self) -> str:

@@ -142,6 +142,24 @@ def test_a_database_is_one_nodes_alone(node: Node, config: NodeConfig, tmp_path:
         assert ask(follower, "GET", AGENTS).status_code == 200
 
 
+def test_a_node_whose_database_is_away_says_so_and_goes_on_with_it(node: Node, postgres: PostgresServer) -> None:
+    message = {"agentName": "echo", "billingMode": "free", "requestParts": [{"partId": "text", "text": "away"}]}
+    send = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": message}
+    with Network(node) as network:
+        network.agent(echo_handler, name="echo")
+        with network.client() as client:
+            assert client.run("echo", "before", timeout=20).text == "Echoed request: before"
+            postgres.halt()
+            try:
+                for method, path, body in (("GET", AGENTS, None), ("POST", RPC, send)):
+                    answer = ask(node, method, path, body)
+                    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+                    assert "PostgreSQL" not in answer.text
+            finally:
+                postgres.resume()
+            assert client.run("echo", "after", timeout=20).text == "Echoed request: after"
+
+
 # --- what goes wrong, and keeps its secrets ---
 
 

@@ -35,6 +35,19 @@ def test_a_token_with_read_may_ask_for_its_channels_alone(gateway_node: GatewayN
     assert client.where_now().sync().result.channels == ["mine"]
 
 
+def test_a_token_tells_and_ends_nobodys_presence_where_it_may_not_read(gateway_node: GatewayNode) -> None:
+    reader = gateway_node.client("u1", token=gateway_node.mint(channels={"mine": Bits.READ, "theirs": Bits.READ}))
+    listen(reader, ["mine", "theirs"])
+    key, token = gateway_node.keyset.subscribe_key, gateway_node.mint(channels={"theirs": Bits.READ, "x": Bits.WRITE})
+    there = f"/v2/presence/sub-key/{key}/uuid/u1"
+    assert gateway_node.ask(f"{there}?uuid=u2&auth={token}")[1]["payload"] == {"channels": ["theirs"]}
+    leave = f"/v2/presence/sub-key/{key}/channel/mine,x/leave?channel-group=g&uuid=u1&auth={token}"
+    assert gateway_node.ask(leave)[0] == 200
+    assert sorted(reader.where_now().sync().result.channels) == ["mine", "theirs"]
+    assert gateway_node.ask(f"/v2/presence/sub-key/{key}/channel/mine,theirs/leave?uuid=u1&auth={token}")[0] == 200
+    assert reader.where_now().sync().result.channels == ["mine"]
+
+
 def test_the_refusal_names_what_was_refused(gateway_node: GatewayNode) -> None:
     key = gateway_node.keyset.subscribe_key
     token = gateway_node.mint(channels={"mine": Bits.READ})

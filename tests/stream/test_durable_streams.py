@@ -268,7 +268,7 @@ def test_a_replay_ends_also_when_its_last_frames_are_deleted_while_it_is_read(
     ends: Ends, monkeypatch: pytest.MonkeyPatch, left: int
 ) -> None:
     """As a network does it with what is too old, or too much."""
-    monkeypatch.setattr(client_module, "REPLAY_POLL_S", 0.3)
+    monkeypatch.setattr(client_module, "REPLAY_POLL_S", 1)
     frames = [f"{number};" for number in range(4)]
     with ends.writer(durable=True) as writer:
         for frame in frames:

@@ -1,4 +1,4 @@
-"""`blocks-network agents`: the agents of a network; `agents offline|online NAME` for its operator."""
+"""`blocks-network agents`: the agents of a network, and new ones; `agents offline|online NAME` for its operator."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from blocks_network.errors import ConfigurationError
 
 __all__ = ["add"]
 
-ACTIONS = ("list", "offline", "online")
+ACTIONS = ("list", "register", "offline", "online")
 
 
 def add(commands: Any) -> None:
     agents = commands.add_parser(
         "agents",
-        help="list agents; take one offline, let it back",
-        description="List the agents that the key's owner may see. `offline NAME` shuts an agent out, `online NAME` "
+        help="list agents; register one, take one offline, let it back",
+        description="List the agents that the key's owner may see. `register [agent-card.json | path.py:function]` "
+        "makes an agent known, or its changed card. `offline NAME` shuts an agent out, `online NAME` "
         "lets it back: no instance of it connects, and no task for it is taken (the network's operator only).",
     )
-    agents.add_argument("action", nargs="?", choices=ACTIONS, default="list", metavar="offline|online")
-    agents.add_argument("name", nargs="?", metavar="NAME")
+    agents.add_argument("action", nargs="?", choices=ACTIONS, default="list", metavar="register|offline|online")
+    agents.add_argument("name", nargs="?", metavar="NAME", help="with register: its card, or its function")
     agents.add_argument("--tag", help="only agents with this tag")
-    agents.add_argument("--listing", choices=("public", "private"), help="only these")
+    agents.add_argument("--listing", choices=("public", "private"), help="only these; with register: who may see it")
     add_options(agents)
     agents.set_defaults(run=_agents)
 
@@ -33,6 +34,8 @@ def add(commands: Any) -> None:
 def _agents(options: argparse.Namespace) -> ExitCode:
     if options.action == "list":
         return _list(options)
+    if options.action == "register":
+        return _register(options)
     if not options.name:
         raise ConfigurationError(
             f"which agent is to go {options.action}?", hint=f"blocks-network agents {options.action} NAME"
@@ -45,6 +48,19 @@ def _agents(options: argparse.Namespace) -> ExitCode:
         result_json({"agentName": options.name, "offline": offline})
     else:
         result(f"{options.name} is {'offline' if offline else 'back'}")
+    return ExitCode.OK
+
+
+def _register(options: argparse.Namespace) -> ExitCode:
+    from blocks_network.agent.loading import CARD_FILE
+    from blocks_network.cli.registering import register_from
+
+    reach = Reach.of(options)
+    entry = register_from(options.name or CARD_FILE, reach.caller(), reach.api_key, options.listing)
+    if options.json:
+        result_json({"agentName": entry.agent_name, "listing": entry.listing, "billingMode": entry.billing_mode})
+    else:
+        result(f"{entry.agent_name} is registered ({entry.listing})")
     return ExitCode.OK
 
 

@@ -51,7 +51,8 @@ class Observed:
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], observe: Observe) -> None:
         self._app, self._observe = app, observe
-        served = [route for route in routes if isinstance(route, Route)]
+        self.routes = tuple(routes)
+        served = [route for route in self.routes if isinstance(route, Route)]
         self._plain = {route.path for route in served if "{" not in route.path}
         self._patterns = [(route.path_regex, route.path) for route in served if "{" in route.path]
 

@@ -150,6 +150,11 @@ class Gateway:
         """Asks the interceptor before a publish to a channel whose name begins with `prefix`."""
         self.interceptors[prefix] = interceptor
 
+    @property
+    def operations(self) -> list[tuple[str, str]]:
+        """(method, pattern) of everything that is served."""
+        return self._routes.patterns
+
     def serves(self, path: str) -> bool:
         """Whether this door answers the path, be it with 404: its first segment is one of the protocol's."""
         return self._routes.opens_with(path.split("/", 2)[1].encode() if path.startswith("/") else b"")
@@ -198,6 +203,18 @@ class Gateway:
             )
         except Denied as denied:
             raise denial(denied) from None
+
+    def permitted(self, request: Request, keyset: Keyset, needs: Sequence[Need]) -> list[Need]:
+        """Those of the needs that the request is allowed; raises the 403 only where it proves nothing at all."""
+        self.authorize(request, keyset, ())
+        allowed = []
+        for need in needs:
+            try:
+                self.authorize(request, keyset, (need,))
+            except Refusal:
+                continue
+            allowed.append(need)
+        return allowed
 
     # -- one request ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 
 import msgspec
@@ -10,8 +11,9 @@ from blocks_network.server.bus import Kind, Message
 
 __all__ = ["Envelopes", "answer_body", "quoted"]
 
-REGION = 1
-"""One region; 0 is refused by the JavaScript client."""
+REGION = 1 + secrets.randbelow(9_999)
+"""Another one at each start, so that a reader learns that the memory of the network that it read before is gone. 0 is
+refused by the JavaScript client."""
 quoted = msgspec.json.encode
 """A text as a JSON string in UTF-8."""
 

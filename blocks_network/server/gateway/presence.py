@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from blocks_network.server.access.authorizer import Bits, Need
 from blocks_network.server.access.keysets import Keyset
-from blocks_network.server.gateway.joins import joined, named, state_of, uuid_of
+from blocks_network.server.gateway.joins import joined, members_of, named, state_of, uuid_of
 from blocks_network.server.gateway.names import Names
 from blocks_network.server.gateway.presence_events import PresenceEvents
 from blocks_network.server.gateway.reply import Reply, forbidden, json_reply
@@ -41,7 +42,8 @@ def routes(gateway: Gateway) -> None:
 
 
 class PresenceOperations:
-    """Each channel of a request needs read, each group too; leave and where now need only a token that is valid."""
+    """Each channel of a request needs read, each group too. Leave and where now are refused without a valid token
+    alone, as clients expect, and do nothing on, and tell nothing of, channels that it may not read."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway, self._presence = gateway, gateway.presence
@@ -55,9 +57,9 @@ class PresenceOperations:
 
     async def leave(self, request: Request, keyset: Keyset) -> Reply:
         names = self._names(request, keyset)
-        self._gateway.authorize(request, keyset, ())
+        allowed = self._gateway.permitted(request, keyset, names.needs())
         uuid = uuid_of(request, request.uuid)
-        self._presence.leave(keyset.subscribe_key, names.joined(), uuid)
+        self._presence.leave(keyset.subscribe_key, self._joined(keyset, allowed), uuid)
         return json_reply({**FINE, "action": "leave"})
 
     async def here_now(self, request: Request, keyset: Keyset) -> Reply:
@@ -80,7 +82,8 @@ class PresenceOperations:
         self._gateway.authorize(request, keyset, ())
         uuid = uuid_of(request, request.text(5))
         channels = self._presence.channels_of(keyset.subscribe_key, uuid)
-        return json_reply({**FINE, "payload": {"channels": channels}})
+        shown = self._gateway.permitted(request, keyset, [Need(channel, Bits.READ) for channel in channels])
+        return json_reply({**FINE, "payload": {"channels": [need.name for need in shown]}})
 
     async def get_state(self, request: Request, keyset: Keyset) -> Reply:
         names = self._names(request, keyset)
@@ -102,6 +105,11 @@ class PresenceOperations:
         state = state_of(request)
         self._presence.set_state(keyset.subscribe_key, names.joined(), uuid, state)
         return json_reply({**FINE, "payload": state})
+
+    def _joined(self, keyset: Keyset, allowed: Sequence[Need]) -> list[str]:
+        channels = [need.name for need in allowed if not need.group]
+        groups = [need.name for need in allowed if need.group]
+        return Names(channels, groups, members_of(self._gateway, keyset.subscribe_key)).joined()
 
     def _names(self, request: Request, keyset: Keyset) -> Names:
         return named(self._gateway, request, keyset.subscribe_key, request.names(5))

@@ -46,6 +46,8 @@ class Routes:
 
     def __init__(self) -> None:
         self._root = _Node()
+        self.patterns: list[tuple[str, str]] = []
+        """(method, pattern) of each route, in the order in which they were added."""
 
     def add(self, method: str, pattern: str, route: Route) -> None:
         node = self._root
@@ -58,6 +60,7 @@ class Routes:
         if method in node.routes:
             raise ValueError(f"{method} {pattern} is served already")
         node.routes[method] = route
+        self.patterns.append((method, pattern))
 
     def find(self, method: str, pieces: list[bytes]) -> Route | None:
         """None when nothing serves this path with this method."""
