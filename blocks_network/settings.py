@@ -93,7 +93,7 @@ DEBUG_INTERNAL: Setting[str | None] = Setting(
     "BLOCKS_DEBUG_INTERNAL",
     None,
     _text,
-    "comma separated; 'forward_transport' lets the libraries' request lines through",
+    "comma separated; 'forward_transport' logs what libraries request",
 )
 STREAM_MAX_MESSAGE_SIZE: Setting[int] = Setting(
     "STREAM_MAX_MESSAGE_SIZE", 16_384, int, "bytes of JSON above which a stream frame is cut into parts"

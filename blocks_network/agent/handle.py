@@ -88,12 +88,12 @@ class AgentHandle(Mapping[str, Any]):
 
     @property
     def running(self) -> bool:
-        """False once it has ended, by `stop` or by itself."""
-        return not self._instance.ended.is_set()
+        """False once it has ended, by `stop` or by itself, and in a forked child."""
+        return not self._instance.ended.is_set() and not self._instance.forked
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Blocks until the instance has ended. True when it has, within `timeout` seconds."""
-        return self._instance.ended.wait(timeout)
+        """Blocks until the instance has ended. True when it has, within `timeout` seconds, and in a forked child."""
+        return not self.running or self._instance.ended.wait(timeout)
 
     def when_ended(self, call: Callable[[], None]) -> None:
         """Calls `call` once the instance has ended, on the thread that ended it; at once when it has already."""
@@ -102,7 +102,7 @@ class AgentHandle(Mapping[str, Any]):
     def stop(self, drain_s: float | None = None, *, flush_s: float = FLUSH_S) -> StopReport:
         """Takes no new task, gives running ones `drain_s` seconds (default AGENT_SHUTDOWN_GRACE_SEC), then asks them to
         end, sends what is left to send (for `flush_s` at most, if the network is out of reach), leaves the network and
-        joins every thread. Idempotent; never raises.
+        joins every thread. Idempotent; never raises. Does nothing in a forked child: the instance is its parent's.
         """
         return self._instance.stop(drain_s, flush_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from blocks_network.agent.status import StatusReports
 from blocks_network.agent.streams import AgentStreams
 from blocks_network.agent.tasks import EndReason, TaskRun, TaskTable
 from blocks_network.agent.timers import Timers
-from blocks_network.errors import AgentAuthFatalError, ConfigurationError
+from blocks_network.errors import AgentAuthFatalError, ConfigurationError, SessionClosedError
 from blocks_network.logs import said_of
 from blocks_network.transport.publisher import Publisher
 from blocks_network.transport.pubnub import make_client
@@ -77,6 +78,7 @@ class Instance:
         self.agent_name, self.instance_id = identity.agent_name, identity.instance_id
         self.fault: BaseException | None = None
         self.ended = threading.Event()
+        self._process = os.getpid()
         self._started_at_ms = int(time.time() * 1000)
         self._stopping = threading.Lock()
         self._report: StopReport | None = None
@@ -186,8 +188,22 @@ class Instance:
 
     # --- what the handle offers
 
+    @property
+    def forked(self) -> bool:
+        """True in a child process of the one that started it, where none of its threads lives."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        if self.forked:
+            raise SessionClosedError(
+                f"instance {self.instance_id} belongs to another process",
+                agent_name=self.agent_name,
+                hint="fork first, then start: one instance for each process",
+            )
+
     def task_client(self) -> TaskClient | None:
         """Made at the first use, and shared by all tasks."""
+        self.check_process()
         colleague = self._present_colleague()
         return None if colleague is None else colleague.client
 
@@ -212,6 +228,7 @@ class Instance:
             colleague.close()
 
     def publish_terminal(self, task_id: str, event: Mapping[str, Any]) -> None:
+        self.check_process()
         if event.get("state") not in TERMINAL_STATES:
             raise ConfigurationError(f"state must be one of {', '.join(TERMINAL_STATES)}, not {event.get('state')!r}")
         running = self._dispatcher.open_pipe(task_id)
@@ -221,6 +238,7 @@ class Instance:
         self._load_changed()
 
     def fail_stream(self, stream_id: str, reason: str) -> None:
+        self.check_process()
         self._streams.fail_stream(stream_id, reason)
 
     def _fail_task(self, task_id: str, reason: str, cause: BaseException | None) -> None:
@@ -255,6 +273,8 @@ class Instance:
 
     def stop(self, drain_s: float | None = None, flush_s: float = FLUSH_S) -> StopReport:
         """See AgentHandle.stop. A second call waits for the first and returns its report."""
+        if self.forked:  # what it would end is the parent's
+            return StopReport()
         with self._stopping:
             if self._report is None:
                 wait_s = settings.AGENT_SHUTDOWN_GRACE_SEC.read() if drain_s is None else max(0.0, drain_s)

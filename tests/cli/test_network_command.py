@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,15 +140,18 @@ def test_a_signal_answers_waiting_polls(blocks_network: Commands) -> None:
             address = f"{said['baseUrl']}/v2/subscribe/{keys['subscribeKey']}/room/0"
             asked = {"uuid": "me", "auth": token}
             cursor = client.get(address, params={**asked, "tt": "0"}).json()["t"]
-            waiting.set()
+            asking.set()
             answers.append(
                 client.get(address, params={**asked, "tt": cursor["t"], "tr": cursor["r"]}, timeout=DEADLINE_S)
             )
 
-    waiting = threading.Event()
+    asking = threading.Event()
     reader = threading.Thread(target=poll, name="a-waiting-poll", daemon=True)
     reader.start()
-    assert waiting.wait(DEADLINE_S)
+    assert asking.wait(DEADLINE_S)
+    deadline = time.monotonic() + DEADLINE_S
+    while "blocks_waiting_polls 1.0" not in httpx.get(f"{said['baseUrl']}/metrics").text:
+        assert time.monotonic() < deadline
     assert command.end(signal.SIGTERM) == 0
     reader.join(DEADLINE_S)
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -158,7 +162,6 @@ def _grant_reading(client: httpx.Client, base_url: str, keys: dict[str, str], ch
     import base64
     import hashlib
     import hmac
-    import time
 
     body = json.dumps(
         {

@@ -20,7 +20,7 @@ class Uploads:
     def __init__(self) -> None:
         self.taken: list[tuple[Any, str, str, str]] = []
 
-    def __call__(self, content: Any, *, part_id: str, file_name: str, mime_type: str) -> None:
+    def __call__(self, content: Any, *, part_id: str, file_name: str, mime_type: str, on_progress: Any = None) -> None:
         self.taken.append((content, part_id, file_name, mime_type))
 
 
