@@ -147,9 +147,10 @@ class Caller:
         again = NOT_TAKEN | UNDECIDED if repeatable or method == "GET" else NOT_TAKEN
         waited, attempt = 0.0, 0
         while True:
-            answer = self._once(method, path, body, bearer, provider, timeout_s)
-            if answer.status == 401 and provider is not None and provider.on_auth_failure():
-                answer = self._once(method, path, body, bearer, provider, timeout_s)
+            if provider is None:
+                answer = self._once(method, path, body, f"Bearer {bearer}" if bearer is not None else None, timeout_s)
+            else:
+                answer = self._identified(method, path, body, provider, timeout_s)
             attempt += 1
             pause = LATER.delay(attempt) if answer.retry_after_s is None else answer.retry_after_s
             if answer.status not in again or attempt == MAX_TRIES or waited + pause > self._patience_s:
@@ -161,11 +162,19 @@ class Caller:
                 return answer
             waited += pause
 
-    def _once(
-        self, method: str, path: str, body: Any, bearer: str | None, provider: AuthProvider | None, timeout_s: float
-    ) -> Answer:
+    def _identified(self, method: str, path: str, body: Any, provider: AuthProvider, timeout_s: float) -> Answer:
+        """A refusal of what is no longer the newest bearer is no reason to renew: somebody else just did."""
+        sent = provider.get_auth_header()
+        answer = self._once(method, path, body, sent, timeout_s)
+        newest = provider.get_auth_header() if answer.status == 401 else sent
+        if newest not in (sent, None):
+            answer = self._once(method, path, body, newest, timeout_s)
+        if answer.status == 401 and provider.on_auth_failure():
+            answer = self._once(method, path, body, provider.get_auth_header(), timeout_s)
+        return answer
+
+    def _once(self, method: str, path: str, body: Any, authorization: str | None, timeout_s: float) -> Answer:
         headers = {**self._extra, PROTOCOL_VERSION_HEADER: PROTOCOL_VERSION, **AFFINITY.header()}
-        authorization = f"Bearer {bearer}" if bearer is not None else provider.get_auth_header() if provider else None
         if authorization:
             headers["Authorization"] = authorization
         response = send_json(method, f"{self.base_url}{path}", body, headers, timeout_s)

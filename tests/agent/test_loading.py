@@ -98,10 +98,12 @@ def test_what_is_not_there_is_said_in_one_line(folder: Path, reference: str, sai
 def test_a_card_names_its_handler(folder: Path) -> None:
     (folder / "agent").mkdir()
     (folder / "agent" / "work.py").write_text("def handler(task):\n    return 'worked'\n")
-    card = {"identity": {"agentName": "worker"}, "runtime": {"handler": "./work.py", "concurrency": "2"}}
+    numbers = {"concurrency": "2", "expectedInstances": 3, "maxPendingBacklog": "40", "maxRunningTimeSec": 50}
+    card = {"identity": {"agentName": "worker"}, "runtime": {"handler": "./work.py", **numbers}}
     (folder / "agent" / "agent-card.json").write_text(json.dumps(card))
     loaded = from_card(folder / "agent" / "agent-card.json")
     assert (loaded.agent_name, loaded.concurrency, loaded.function(None)) == ("worker", 2, "worked")
+    assert (loaded.expected_instances, loaded.max_pending_backlog, loaded.max_running_time_sec) == (3, 40, 50)
     assert loaded.card == card
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from blocks_network import TaskClient
 from blocks_network.agent.loading import derive_card
 from blocks_network.api.registry import get_agent, register_agent
 from blocks_network.server.node import Node
@@ -232,13 +233,51 @@ def test_a_signal_ends_an_agent_cleanly(tmp_path: Path, number: signal.Signals) 
         env=clean_env(),
     )
     assert agent.stderr is not None
+    said = []
     for line in agent.stderr:
+        said.append(line)
         if "running (press Ctrl+C to stop)" in line:
             break
     agent.send_signal(number)
     out, err = agent.communicate(timeout=20)
     assert (agent.returncode, out) == (0, ""), err
-    assert "[agent] stopped" in err
+    starts = ("starting handler", "concurrency:", "instance ID:", "clients find it", "running")
+    told = [line for line in said if line.startswith("[agent]")]
+    assert [line.split("[agent] ")[1].startswith(start) for line, start in zip(told, starts, strict=True)] == [True] * 5
+    assert "[agent] concurrency: 4, expectedInstances: 1\n" in told
+    assert any("event=agent_instance_started" in line for line in said)
+    assert f"[agent] received {number.name}, shutting down" in err
+    assert err.endswith("[agent] stopped\n")
+
+
+def test_a_handler_that_ignores_its_end_holds_up_no_process(blocks_node: Node, tmp_path: Path) -> None:
+    """Its thread cannot be ended: the process goes without it, and the exit code tells."""
+    (tmp_path / "deaf.py").write_text(
+        "import sys, threading\n\n"
+        "def deaf(task):\n"
+        "    print('listening to nobody', file=sys.stderr, flush=True)\n"
+        "    threading.Event().wait(60)\n"
+    )
+    register_agent(blocks_node.base_url, str(blocks_node.api_key), derive_card("deaf", None, None, None))
+    key = {"BLOCKS_API_KEY": str(blocks_node.api_key), "BLOCKS_CDM_URL": blocks_node.cdm_url}
+    agent = subprocess.Popen(
+        [*BLOCKS_RUN, "--handler", "deaf.py:deaf"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_env(**key, AGENT_SHUTDOWN_GRACE_SEC="0"),
+    )
+    assert agent.stderr is not None
+    with TaskClient.create("free", blocks_node.cdm_url, api_key=str(blocks_node.api_key)) as client:
+        session = client.send_message(agent_name="deaf", request_parts=[])
+        for line in agent.stderr:
+            if "listening to nobody" in line:
+                break
+        agent.send_signal(signal.SIGTERM)
+        _, err = agent.communicate(timeout=20)
+    assert agent.returncode == 1, err
+    assert f"[agent] abandoned while still running: {session.task_id}" in err
+    assert "Traceback" not in err
 
 
 def test_an_interrupted_task(tmp_path: Path) -> None:

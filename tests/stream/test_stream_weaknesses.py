@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from stream_ends import DEADLINE_S, Ends, Gate
 
 from blocks_network import TaskContext, text_part
+from blocks_network.errors import TransportError
+from blocks_network.server.bus import Answered
 from blocks_network.stream import StreamClient, StreamEndedError
 from blocks_network.stream import client as client_module
 from blocks_network.stream.descriptor import StreamDescriptor
@@ -18,6 +21,7 @@ from blocks_network.stream.sender import LANES
 from blocks_network.stream.threads import StreamThreads
 from blocks_network.stream.writer import BUFFER_BYTES
 from blocks_network.testing.network import Network
+from blocks_network.transport.http import ConnectionPool
 
 
 def filled(writer: StreamClient, gate: Gate) -> None:
@@ -154,3 +158,74 @@ def test_two_threads_that_open_at_once_get_one_client(ends: Ends) -> None:
 def test_an_affinity_that_nobody_knows_is_said(ends: Ends, affinity: str, caplog: pytest.LogCaptureFixture) -> None:
     assert ends.writer(affinity=affinity).affinity == "dedicated"
     assert "affinity" in caplog.text
+
+
+def test_a_frame_is_serialised_once_posted_and_not_blown_up(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    class Event(dict[str, Any]):
+        def items(self) -> Any:
+            looked_at.append(1)
+            return super().items()
+
+    sent: list[tuple[str, str, Any]] = []
+    original = ConnectionPool.request
+
+    def request(pool: ConnectionPool, method: str, url: str, **options: Any) -> Any:
+        if "/publish/" in url:
+            sent.append((method, url, options["body"]))
+        return original(pool, method, url, **options)
+
+    monkeypatch.setattr(ConnectionPool, "request", request)
+    text = "größer € 🙂" * 500
+    with ends.writer(format="events") as writer:
+        writer.write(Event(text=text))
+    (frame, marker) = sent
+    assert looked_at == [1]
+    assert {method for method, _, _ in sent} == {"POST"}
+    assert all(len(url) < 1000 for _, url, _ in sent)
+    body = frame[2].encode() if isinstance(frame[2], str) else frame[2]
+    assert text.encode() in body  # six bytes a character, escaped, would have made parts of it
+    assert len(body) < len(text.encode()) + 512
+    assert "stream_end" in str(marker[2])
+
+
+def test_an_outage_of_a_reader_is_told_and_ends_nothing(ends: Ends) -> None:
+    reader, writer = ends.reader(), ends.writer()
+    heard: queue.Queue[Any] = queue.Queue()
+    reader.on_error(heard.put)
+    chunks = reader.bytes()
+    writer.write("before")
+    assert next(chunks) == b"before"
+    subscription = reader._reading()._subscription
+    original, faults = subscription._poll, [TransportError("cut")] * 2
+
+    def poll() -> Any:
+        if faults:
+            raise faults.pop()
+        return original()
+
+    subscription._poll = poll  # type: ignore[method-assign]
+    subscription.reconnect()
+    error = heard.get(timeout=DEADLINE_S)
+    assert (error.category, error.fatal) == ("network_issues", False)
+    writer.write("after")
+    assert next(chunks) == b"after"
+    assert reader.is_active
+    assert heard.empty()
+
+
+def test_an_end_is_an_end_also_when_its_last_words_are_refused(ends: Ends, gate: Gate) -> None:
+    """A dead token, say: nobody is left hanging, and nothing is raised."""
+    gate.answer = lambda frame: Answered(403, b'{"status":403,"error":true,"message":"Token is expired."}')
+    both = ends.both()
+    heard: list[Any] = []
+    done = threading.Event()
+    both.on_error(lambda error: heard.append(error.category))
+    both.on_inbound_done(done.set)
+    both.write("never taken")
+    gate.wait_frames(1)
+    both.end()
+    assert list(both.bytes()) == []
+    assert done.is_set()
+    assert heard == ["access_denied"]
