@@ -34,6 +34,7 @@ EARLY_CHANNELS = 2_000
 """Tasks whose messages wait for their session; beyond that the oldest one's have to be read from its channel."""
 LATE_S = 60.0
 """After an outage a session that joins reads its channel first: the answer to its SendMessage may have been as slow."""
+MAX_REFUSALS = 5
 IDLE_S = 30.0
 """How long the poll goes on when no session is left."""
 
@@ -80,6 +81,7 @@ class Hub:
         self._subscription: Subscription | None = None
         self._idle: Timer | None = None
         self._down = False
+        self._refusals = 0
         self._outage_over_at: float | None = None
 
     def join(self, channel: str, reader: HubReader, cursor: int) -> Place:
@@ -151,20 +153,30 @@ class Hub:
         """The group's token has ended: gets another one, unless the network says no to that too."""
         try:
             token, _ = self._token()
-        except (ApiError, AuthRefreshFailedError) as refusal:
-            if isinstance(refusal, AuthRefreshFailedError) or refusal.status in (400, 401, 403, 404):
-                for place in self._all():
-                    place.reader.cut_off(refusal)
-                return False
-            return True
-        except BlocksError as outage:
-            log.debug("no token for the sessions' group now: %s", outage)
-            return True
+        except BlocksError as refusal:
+            if not self._is_final(refusal):
+                log.debug("no token for the sessions' group now: %s", refusal)
+                return True
+            with self._lock:
+                self._subscription = None  # the next session begins anew, under whatever identity there is then
+            for place in self._all():
+                place.reader.cut_off(refusal)
+            return False
+        self._refusals = 0
         with self._lock:
             subscription = self._subscription
         if subscription is not None:
             subscription.set_token(token)
         return True
+
+    def _is_final(self, refusal: BlocksError) -> bool:
+        """Whether asking again is in vain. A 401 may be of a bearer that ends just now, a few times in a row."""
+        if isinstance(refusal, AuthRefreshFailedError):
+            return True
+        if not isinstance(refusal, ApiError) or refusal.status not in (400, 401, 403, 404):
+            return False
+        self._refusals += 1
+        return refusal.status != 401 or self._refusals > MAX_REFUSALS
 
     # --- the poll's life
 

@@ -135,7 +135,7 @@ def test_request_lines_of_the_library_stay_out_of_the_programs_log(
     keys = keys_of(blocks.agent(lambda task: None, name="overheard").pubnub)
     config = PNConfiguration()
     config.subscribe_key, config.publish_key, config.user_id = keys.subscribe_key, keys.publish_key, "own"
-    config.origin, config.ssl, config.enable_subscribe = keys.origin, False, False
+    config.origin, config.ssl, config.daemon = keys.origin, False, True
     client = PubNub(config)
     elsewhere = f"http://localhost:{keys.origin.rpartition(':')[2]}/healthz"
 
@@ -153,6 +153,7 @@ def test_request_lines_of_the_library_stay_out_of_the_programs_log(
         monkeypatch.delenv("BLOCKS_DEBUG_INTERNAL")
         logging.getLogger("httpx").warning("http://%s/ is slow", keys.origin)
         assert caplog.messages[-1].endswith("is slow")
+    client.stop()
 
 
 def test_connections_of_the_library_are_told_by_their_host() -> None:

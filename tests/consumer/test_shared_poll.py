@@ -15,7 +15,7 @@ from blocks_network.api.tokens import consumer_token, reader_token
 from blocks_network.auth.static import StaticAuthProvider
 from blocks_network.consumer import hub as hub_module
 from blocks_network.consumer.hub import Hub
-from blocks_network.errors import TransportError
+from blocks_network.errors import AccessDeniedError, ApiError, TransportError
 from blocks_network.server.config import NodeConfig
 from blocks_network.server.features import FEATURES
 from blocks_network.server.node import Node
@@ -166,3 +166,30 @@ def test_a_name_is_worth_nothing_to_anybody_else(blocks: Network, colleague_key:
         f"?tt=0&uuid=x&auth={theirs.token}&channel-group={mine.channel}",
     )
     assert answer.status_code == 403
+
+
+def test_a_client_that_was_cut_off_follows_its_next_task_again(
+    blocks: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group's token is refused for good; what is sent later begins with a poll of its own."""
+    blocks.agent(counted, name="after_all")
+    client = blocks.client()
+    client.run("after_all", "1")
+    hub = hub_of(client)
+    refusal = ApiError("no", status=403)
+
+    def refused() -> Any:
+        raise refusal
+
+    session = client.send_message(agent_name="after_all", request_parts=[text_part("2")])
+    assert session.result(WAIT_S).text == "2"
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "_token", refused)
+        assert hub.denied(AccessDeniedError("the token has ended")) is False
+    assert client.run("after_all", "3", timeout=WAIT_S).text == "3"
+
+
+def test_a_bearer_that_ends_at_that_moment_is_no_reason_to_give_up(blocks: Network) -> None:
+    hub = Hub(blocks.client()._link.ready_token_caller, PubNubKeys("sub-c-x"), "free", blocks.client()._link.callbacks)
+    late = ApiError("expired", status=401)
+    assert [hub._is_final(late) for _ in range(6)] == [False] * 5 + [True]
