@@ -8,7 +8,7 @@ from blocks_network.agent.identity import InstanceIdentity
 from blocks_network.agent.tasks import TaskRun
 from blocks_network.auth.consumer import ConsumerAuth
 from blocks_network.consumer.client import TaskClient
-from blocks_network.consumer.errand import Errand
+from blocks_network.consumer.errand import Errand, lend
 from blocks_network.errors import TaskEndingError
 from blocks_network.transport.pubnub import PubNubKeys
 
@@ -38,7 +38,7 @@ class Colleague:
         text = f"task {run.task_id} is to end, and with it its handler's wait for another task"
         errand = Errand(run.ending, lambda: TaskEndingError(text, task_id=run.task_id))
         run.when_ending(errand.wake)
-        return self.client.lent_for(errand)
+        return lend(self.client, errand)
 
     def close(self) -> None:
         self.client.destroy()

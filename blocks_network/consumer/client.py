@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
@@ -17,7 +16,6 @@ from blocks_network.auth.endpoint import TokenEndpointConfig, TokenResult
 from blocks_network.auth.provider import AgentAuth
 from blocks_network.auth.static import StaticAuthProvider
 from blocks_network.consumer.agents import find_agent, find_agents, renewed_or_raise
-from blocks_network.consumer.errand import Errand, ErrandLink
 from blocks_network.consumer.link import Link, Role, make_ready
 from blocks_network.consumer.map import Mapped, check_mapping
 from blocks_network.consumer.network import checked_billing_mode, find_network
@@ -333,13 +331,6 @@ class TaskClient:
     def update_keys(self, subscribe_key: str, publish_key: str | None = None) -> None:
         """The keyset of later sessions."""
         self._keys = PubNubKeys(subscribe_key, publish_key, self._keys.origin, self._keys.ssl)
-
-    def lent_for(self, errand: Errand) -> TaskClient:
-        """The same client, for one errand: whoever waits with it is let go when that is to end."""
-        twin = copy.copy(self)
-        twin._link = ErrandLink(self._link, errand)
-        twin._consumer_auth, twin._owns_pubnub = None, False
-        return twin
 
     def destroy(self) -> None:
         """Ends token renewal and wakes whoever waits on a session. Idempotent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import weakref
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from blocks_network.errors import BlocksError
 from blocks_network.transport.pubnub import PubNubKeys
 
 if TYPE_CHECKING:
+    from blocks_network.consumer.client import TaskClient
     from blocks_network.consumer.following import Following
 
-__all__ = ["Errand", "ErrandLink"]
+__all__ = ["Errand", "lend"]
 
 
 class Errand:
@@ -69,3 +71,12 @@ class ErrandLink(Link):
         """The errand's sessions alone: the client is lent to others too."""
         self.destroyed = True
         self._errand.wake()
+
+
+def lend(client: TaskClient, errand: Errand) -> TaskClient:
+    """The same client, for one errand: whoever waits with it is let go when that is to end. Destroying it ends nothing
+    of the client's own."""
+    lent = copy.copy(client)
+    lent._link = ErrandLink(client._link, errand)
+    lent._consumer_auth, lent._owns_pubnub = None, False
+    return lent

@@ -182,11 +182,13 @@ def test_a_client_that_was_cut_off_follows_its_next_task_again(
         raise refusal
 
     session = client.send_message(agent_name="after_all", request_parts=[text_part("2")])
-    assert session.result(WAIT_S).text == "2"
+    session.wait_for_terminal(WAIT_S)
     with monkeypatch.context() as patched:
         patched.setattr(hub, "_token", refused)
         assert hub.denied(AccessDeniedError("the token has ended")) is False
-    assert client.run("after_all", "3", timeout=WAIT_S).text == "3"
+    session = client.send_message(agent_name="after_all", request_parts=[text_part("3")])
+    assert session.wait_for_terminal(WAIT_S).state == "completed"
+    assert given(session)[-1] == "3"
 
 
 def test_a_bearer_that_ends_at_that_moment_is_no_reason_to_give_up(blocks: Network) -> None:
