@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import itertools
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +32,7 @@ def import_module(name: str) -> ModuleType:
     except SyntaxError as fault:
         raise HandlerLoadError(f"Failed to import {name}: {_syntax(fault)}") from fault
     except Exception as fault:
-        raise HandlerLoadError(f"Failed to import {name}: {type(fault).__name__}: {fault}") from fault
+        raise HandlerLoadError(f"Failed to import {name}: {_raised(fault)}") from fault
 
 
 def import_file(path: Path) -> ModuleType:
@@ -53,8 +54,16 @@ def import_file(path: Path) -> ModuleType:
         raise HandlerLoadError(f"{path} is no valid Python: {_syntax(fault)}") from fault
     except Exception as fault:
         del sys.modules[spec.name]
-        raise HandlerLoadError(f"{path} failed while it was loaded: {type(fault).__name__}: {fault}") from fault
+        raise HandlerLoadError(f"{path} failed while it was loaded: {_raised(fault)}") from fault
     return module
+
+
+def _raised(fault: Exception) -> str:
+    """What was raised and where: the innermost line of those that lead to it."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    written = [frame for frame in frames if not frame.filename.startswith("<")]  # <frozen importlib...>
+    place = f" ({Path(written[-1].filename).name}, line {written[-1].lineno})" if len(written) > 1 else ""
+    return f"{type(fault).__name__}: {fault}{place}"
 
 
 def _syntax(fault: SyntaxError) -> str:

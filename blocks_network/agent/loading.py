@@ -104,6 +104,8 @@ def from_registry(name: str, registry_path: str | Path | None = None) -> LoadedH
     registry = load_registry(registry_path)
     entry = find_handler_entry(registry, name)
     if entry is None:
+        if name.endswith(".py"):
+            raise HandlerLoadError(f"{name} names no function", hint=f"write --handler {name}:function")
         known = ", ".join(str(e.get("name")) for e in get_available_handlers(registry)) or "none"
         raise HandlerLoadError(
             f"Unknown handler {name!r}",

@@ -120,7 +120,9 @@ def _one_task(handler: LoadedHandler, target: Target, request: Request, options:
     with _signals_as_interrupt():
         instance = _start(handler, target, options.concurrency)
         try:
-            return run_task(instance, request, target.cdm_url, target.api_key, options)
+            told = options.log_level == "debug"
+            hint = "" if told else "--log-level debug shows where the handler raised it"
+            return run_task(instance, request, target.cdm_url, target.api_key, options, where_faults_are=hint)
         except TransportError:  # it was waited for long enough
             instance.stop(0, flush_s=0)
             raise

@@ -22,7 +22,7 @@ from blocks_network.cli.output import (
     result,
     result_json,
 )
-from blocks_network.errors import BlocksError
+from blocks_network.errors import BlocksError, ConfigurationError
 from blocks_network.server.config import DEFAULT_PORT, NodeConfig
 from blocks_network.server.limits import Limits
 from blocks_network.server.node import Node
@@ -99,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _dev(options: argparse.Namespace) -> ExitCode:
     """Runs a node in this process until a signal, and then ends it in its order."""
+    if options.fsync and not options.data:
+        raise ConfigurationError(
+            "--fsync is about what is kept on a disk, and without --data nothing is", hint="add --data DIR"
+        )
     config = NodeConfig(
         host=options.host,
         port=options.port,

@@ -46,6 +46,10 @@ def register_from(place: str, caller: Caller, api_key: str, listing: str | None)
     Who may see it stays as it is where `listing` is None. HandlerLoadError for what cannot be read; ConfigurationError
     for a paid agent, whose price nobody has given here.
     """
+    if place.endswith(".json") and not Path(place).exists():
+        raise ConfigurationError(
+            f"there is no agent card {place}", hint="name a card, or a function of yours: path.py:function"
+        )
     handler = from_card(Path(place)) if place.endswith(".json") else from_reference(place)
     known = read_agent(caller, handler.agent_name, api_key=api_key)
     if known is not None and known.billing_mode != "free":

@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # with a task, its events and how it ends are what the person wants to see, and they are told without a log
     level = options.log_level or ("none" if options.sends else settings.LOG_LEVEL.read())
     configure_logging(level, handler_faults=not options.sends or level == "debug")
-    from blocks_network.cli import agent  # loads the SDK, which neither --help nor a typing error needs
-
     try:
+        from blocks_network.cli import agent  # loads the SDK, which neither --help nor a typing error needs
+
         return int(agent.run(options))
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)

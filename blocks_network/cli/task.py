@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from blocks_network.cli.output import LOG_LEVELS, ExitCode, note, paint, result_json
+from blocks_network.cli.output import ExitCode, note, paint, result_json
 from blocks_network.consumer.client import TaskClient
 from blocks_network.consumer.delivery import CallbackErrorContext
 from blocks_network.consumer.parts import file_part, text_part
 from blocks_network.consumer.session import TaskSession
 from blocks_network.errors import BlocksError, ConfigurationError, SessionClosedError, TransportError
-from blocks_network.logs import ROOT
 from blocks_network.wire.events import TaskEvent
 
 __all__ = ["Request", "run_task"]
@@ -46,6 +45,8 @@ class Request:
             parts.append(text_part(_text(task)))
         for index, path in enumerate(files):
             part_id = "file" if index == 0 else f"file{index + 1}"
+            if path.is_dir():
+                raise ConfigurationError(f"--file {path} is a folder", hint="give each file a --file of its own")
             if not path.is_file():
                 raise ConfigurationError(f"--file {path}: there is no such file", hint="check the path")
             try:
@@ -81,9 +82,16 @@ class Addressee(Protocol):
 
 
 def run_task(
-    instance: Addressee, request: Request, cdm_url: str | None, api_key: str | None, options: argparse.Namespace
+    instance: Addressee,
+    request: Request,
+    cdm_url: str | None,
+    api_key: str | None,
+    options: argparse.Namespace,
+    *,
+    where_faults_are: str,
 ) -> ExitCode:
-    """Sends the task to the instance's agent and sees it to its end."""
+    """Sends the task to the instance's agent and sees it to its end. A task that failed gets `where_faults_are` as its
+    hint, "" is none."""
     from blocks_network import settings
 
     _prepare(options.out)
@@ -112,8 +120,8 @@ def run_task(
         return ExitCode.OK
     why = ended.get("error") or ended.get("reason") or ended.get("completionReason") or "no reason given"
     _error(f"task {session.task_id} {ended.state}: {why}")
-    if ended.state == "failed" and LOG_LEVELS["debug"] < logging.getLogger(ROOT).level:
-        note(f"{paint('hint:', 'dim', sys.stderr)}  --log-level debug shows where the handler raised it")
+    if ended.state == "failed" and where_faults_are:
+        note(f"{paint('hint:', 'dim', sys.stderr)}  {where_faults_are}")
     return ExitCode.FAILED
 
 

@@ -323,15 +323,18 @@ class Following:
             if self.ended or self.closed or self.record.terminal is None or not self.delivery.idle:
                 return
             self.ended = True
-            self.changed.notify_all()
-        if not self._auto_drain:
-            self._end()
-            return
-        if self.streams.pending():
-            timer = self.link.callbacks.later(self._drain_window_s, self._end)
+        try:
+            if not self._auto_drain:
+                self._end()
+                return
+            if self.streams.pending():
+                timer = self.link.callbacks.later(self._drain_window_s, self._end)
+                with self.changed:
+                    self._drain_timer = timer
+            self._drained()
+        finally:
             with self.changed:
-                self._drain_timer = timer
-        self._drained()
+                self.changed.notify_all()  # who waits finds the session closed already, where it closes itself
 
     def _drained(self) -> None:
         if not self.ended or self.streams.pending():

@@ -98,9 +98,13 @@ def test_an_outage_is_said_once_and_so_is_its_end(blocks: Network, lines: Lines)
         return original()
 
     subscription._poll = poll  # type: ignore[method-assign]
-    subscription.reconnect()
+    assert desk.task().start().terminal() == {"state": "completed"}  # answers the poll under way; the next ones fail
     assert desk.task().start().terminal() == {"state": "completed"}
     desk.close()
+    deadline = time.monotonic() + WAIT_S
+    while len(lines.told("cut_off")) < 3:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
     assert lines.told("cut_off")[1:] == [("transport_retry", logging.WARNING), ("transport_recovered", logging.INFO)]
     assert [one.getMessage().split(": ")[1] for one in lines.records[1:]] == [
         "transport retrying",

@@ -227,7 +227,7 @@ def test_options_beat_the_environment(blocks: Network) -> None:
         (["keys", "revoke", "key_nowhere"], 3, "there is no API key 'key_nowhere'"),
         (["agents", "offline", "nobody_here"], 3, "there is no agent 'nobody_here'"),
         (["agents", "offline"], 2, "agents offline NAME"),
-        (["agents", "register", "/no/such/agent-card.json"], 2, "/no/such/agent-card.json"),
+        (["agents", "register", "/no/such/agent-card.json"], 2, "no agent card /no/such/agent-card.json"),
         (["send", "nobody_here", "x"], 2, "there is no agent nobody_here"),
         (["send", "nobody_here"], 2, "nothing to send"),
         (["send", "nobody_here", "@/no/such/file"], 2, "there is no file /no/such/file"),

@@ -240,6 +240,7 @@ def test_a_mistake_is_told_in_words_with_the_next_step() -> None:
         (["dev", "--host", "no.such.host.invalid"], "no.such.host.invalid"),
         (["dev", "--data", "/dev/null/net"], "/dev/null/net"),
         (["dev", "--log-level", "loud"], "loud"),
+        (["dev", "--fsync"], "add --data DIR"),
     ],
 )
 def test_wrong_arguments_end_with_2_and_name_what_is_wrong(arguments: list[str], says: str) -> None:

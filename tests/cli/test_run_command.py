@@ -96,6 +96,9 @@ FAULTS: list[tuple[str, list[str], int, str]] = [
     ("unknown handler", ["--handler", "ech", "--local"], 2, "Unknown handler 'ech'"),
     ("syntax error", ["--handler", "broken.py:f", "--local"], 2, "broken.py is no valid Python"),
     ("no such function", ["--handler", "good.py:g", "--local"], 2, "'g' not found in good.py"),
+    ("no function", ["--handler", "good.py", "--local"], 2, "write --handler good.py:function"),
+    ("raises when loaded", ["--handler", "early.py:f", "--local"], 2, "division by zero (early.py, line 2)"),
+    ("a folder", ["--local", "--task", "a", "--file", "."], 2, "--file . is a folder"),
     ("no such file", ["--handler", "gone.py:f", "--local"], 2, "handler file not found: gone.py"),
     ("no such task file", ["--local", "--task", "@missing"], 2, "there is no file missing"),
     ("no such part", ["--local", "--task", "a", "--file", "missing"], 2, "there is no such file"),
@@ -110,6 +113,7 @@ FAULTS: list[tuple[str, list[str], int, str]] = [
 @pytest.mark.parametrize(("arguments", "code", "said"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
 def test_a_fault_is_one_clear_line(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     (tmp_path / "broken.py").write_text("def f(:\n")
+    (tmp_path / "early.py").write_text("import os\nprint(1 / 0)\n")
     (tmp_path / "good.py").write_text(
         "def f(task): return 'ok'\n"
         "def raises(task): raise ValueError('this went wrong')\n"

@@ -65,7 +65,8 @@ def _send(options: argparse.Namespace) -> ExitCode:
     request, reach = Request.read(options.text, options.file), Reach.of(options)
     agent = _find(options.agent, reach)
     if options.wait:
-        return run_task(agent, request, reach.cdm_url, reach.api_key, options)
+        hint = "the log of the agent that did it says where its handler raised it"
+        return run_task(agent, request, reach.cdm_url, reach.api_key, options, where_faults_are=hint)
     config = None
     if options.webhook:
         secret = {"secret": options.webhook_secret} if options.webhook_secret else {}
