@@ -233,5 +233,13 @@ def api_error(answer: Answer, what: str, *, agent_name: str | None = None) -> Ap
     """The error to raise for an answer that is none of the expected ones."""
     details = answer.body.get("details") if isinstance(answer.body, dict) else None
     return ApiError(
-        f"{what}: {answer.error}", status=answer.status, code=answer.code, details=details, agent_name=agent_name
+        f"{what}: {answer.error}",
+        status=answer.status,
+        code=answer.code,
+        details=details,
+        agent_name=agent_name,
+        hint=_SCOPE_HINT if answer.code == "SCOPE_MISSING" else None,
     )
+
+
+_SCOPE_HINT = "use a key that has it; `blocks-network keys create --scope ...` makes one"

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--file", type=Path, action="append", default=[], metavar="PATH", help="a file part of the task; repeatable")
     add("--out", type=Path, metavar="DIR", help="save the task's artifacts here instead of printing them")
     add("--json", action="store_true", help="one JSON object a line: the task's events, then its result")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="for the task (default: no limit)")
+    add("--timeout", type=_seconds, metavar="SECONDS", help="ask the task to end after this time (default: no limit)")
     add("--concurrency", type=_count, metavar="N", help="tasks at one time, 0 is no limit (default: the handler's own)")
     add("--reload", action="store_true", help="take up changed handler files; tasks that run end with the old code")
     add("--log-level", choices=list(LOG_LEVELS), help="what to log (default: LOG_LEVEL, or info; nothing with a task)")

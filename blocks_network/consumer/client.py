@@ -26,7 +26,7 @@ from blocks_network.consumer.result import TaskResult
 from blocks_network.consumer.session import WAIT_S, TaskSession
 from blocks_network.consumer.subscribe import TaskEventCallbacks, TaskSubscription, follow_task, subscribe_to_task
 from blocks_network.consumer.uploads import MessageUploads
-from blocks_network.errors import BlocksError, ConfigurationError, CredentialsMissingError
+from blocks_network.errors import BlocksError, ConfigurationError, CredentialsMissingError, SessionClosedError
 from blocks_network.transport.pubnub import DEFAULT_ORIGIN, PubNubKeys
 
 if TYPE_CHECKING:
@@ -208,6 +208,8 @@ class TaskClient:
         `request` is a text, a part, or a list of parts; `params` are those of `send_message`. TaskFailed, TaskCanceled,
         or WaitTimeoutError after `timeout` seconds, each with the `task_id`; after the last the task goes on.
         """
+        if self._link.destroyed:  # before a task is sent that nobody may wait for
+            raise SessionClosedError("this client was destroyed", agent_name=agent_name, hint="make another one")
         sent = self.send_message(agent_name=agent_name, request_parts=one_request(request), **params)
         with sent as session:
             return session.result(timeout)
@@ -224,7 +226,8 @@ class TaskClient:
     ) -> Iterator[TaskResult | BlocksError]:
         """`run` for each input, `concurrency` at a time. Yields in the order of the inputs; failures are values.
 
-        A task that failed, or that the network had no room for, is given again up to `retries` times, as a new task.
+        A task that failed is given again up to `retries` times, as a new task. Where an agent has no room for more, the
+        input waits for it, within its `timeout`.
         Inputs are taken as they are needed. When the iteration is given up, tasks under way go on unobserved.
         """
         check_mapping(concurrency, retries, params)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +15,10 @@ from blocks_network.consumer.result import TaskResult
 from blocks_network.consumer.session import TaskSession
 from blocks_network.errors import BlocksError, ConfigurationError, RpcError, TaskEndingError, TaskFailed, TransportError
 
-__all__ = ["AGAIN", "AHEAD", "Mapped", "check_mapping", "worth_another"]
+__all__ = ["AHEAD", "Mapped", "Patience", "check_mapping"]
 
 AGAIN = Backoff(first_s=0.2, factor=2, cap_s=10)
+ROOM = Backoff(first_s=0.05, factor=1.5, cap_s=1)
 AHEAD = 2
 """Inputs taken for each place: one that runs, one that is ready when its result waits for an earlier one."""
 _NO_ROOM = frozenset({"BacklogFull", "NetworkBusy"})
@@ -70,15 +73,16 @@ class Mapped:
             session.close()
 
     def _one(self, item: Any) -> TaskResult | BlocksError:
-        for attempt in range(1, self._retries + 2):
+        patience = Patience(self._retries, self._timeout_s)
+        while True:
             try:
                 return self._attempt(item)
             except TaskEndingError:  # whose inputs these are is to end, and with it the iteration
                 raise
             except BlocksError as fault:
-                if attempt > self._retries or not worth_another(fault) or self._ended.wait(AGAIN.delay(attempt)):
+                pause_s = patience.pause_after(fault)
+                if pause_s is None or self._ended.wait(pause_s):
                     return fault
-        raise AssertionError("unreachable")
 
     def _attempt(self, item: Any) -> TaskResult:
         session = self._send(item)
@@ -102,8 +106,30 @@ def check_mapping(concurrency: int, retries: int, params: Mapping[str, Any]) -> 
         raise ConfigurationError("one idempotency_key would make one task of all inputs")
 
 
-def worth_another(fault: BlocksError) -> bool:
-    """A task that failed, and one that was never taken. Not one that may still be running, or was canceled."""
-    if isinstance(fault, RpcError):
-        return fault.code in _HTTP_LATER or (fault.data or {}).get("code") in _NO_ROOM
-    return isinstance(fault, (TaskFailed, TransportError))
+class Patience:
+    """Of one input: how often, and how long, it is tried again.
+
+    A task that failed, or a call that did not get through, is an attempt; of these there are `retries` more. Being told
+    that there is no room is none: the input waits for room, for `timeout_s` at the most (None: as long as it takes).
+    """
+
+    def __init__(self, retries: int, timeout_s: float | None) -> None:
+        self._left = retries
+        self._retries = self._waits = 0
+        self._room_until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    def pause_after(self, fault: BlocksError) -> float | None:
+        """Seconds until it is tried again; None when that fault is what became of it.
+
+        Not tried again is a task that may still be running, or was canceled.
+        """
+        if isinstance(fault, RpcError) and (fault.data or {}).get("code") in _NO_ROOM:
+            left_s = self._room_until - time.monotonic()
+            self._waits += 1
+            return min(ROOM.delay(self._waits), left_s) if left_s > 0 else None
+        busy = isinstance(fault, RpcError) and fault.code in _HTTP_LATER
+        if not self._left or not (busy or isinstance(fault, (TaskFailed, TransportError))):
+            return None
+        self._left -= 1
+        self._retries += 1
+        return AGAIN.delay(self._retries)

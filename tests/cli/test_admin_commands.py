@@ -197,11 +197,28 @@ def test_agents_are_registered_by_card_and_by_function(blocks: Network, tmp_path
     told = objects(run("agents", "register", "work.py:admin_by_function", "--json", network=blocks, cwd=tmp_path))
     assert told == [{"agentName": "admin_by_function", "listing": "private", "billingMode": "free"}]
 
+    (key,) = objects(run("keys", "create", "--scope", "consumer", "--json", network=blocks))
+    refused = run("agents", "register", network=blocks, api_key=key["apiKey"], cwd=tmp_path)
+    assert refused.returncode == 3
+    assert "lacks the scope 'provider'" in refused.stderr
+    assert "keys create --scope" in refused.stderr
+
     price = {"billing_mode": "paid", "price_per_task": 0.1}
     register_agent(blocks.base_url, blocks.api_key, card, **price)  # type: ignore[arg-type]
     paid = run("agents", "register", network=blocks, cwd=tmp_path)
     assert paid.returncode == 2
     assert "a card holds no price" in paid.stderr
+
+
+def test_a_failed_task_says_where_its_fault_is_told(blocks: Network) -> None:
+    def admin_refuses(task: object) -> None:
+        raise ValueError("not today")
+
+    blocks.agent(admin_refuses)
+    failed = run("send", "admin_refuses", "x", "--wait", network=blocks)
+    assert failed.returncode == 1
+    assert "failed: not today" in failed.stderr
+    assert "the log of the agent" in failed.stderr  # its handler ran elsewhere: no option of this command shows more
 
 
 def test_env_of_the_working_directory_says_where_the_network_is(blocks: Network, tmp_path: Path) -> None:

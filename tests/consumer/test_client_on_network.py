@@ -332,3 +332,30 @@ def test_an_upload_tells_how_far_it_is_and_ends_when_its_listener_wants(blocks: 
 
     with pytest.raises(KeyError, match="no more"):
         client.run("weighs", file_part(b"x" * 1_000_000, on_progress=enough), timeout=S)
+
+
+def test_map_waits_for_room_where_an_agent_has_too_many_waiting(blocks: Network, client: TaskClient) -> None:
+    """Two places and a backlog of two against twenty at once, and not one retry spent on it."""
+    blocks.agent(upper, name="narrow", concurrency=2, max_pending_backlog=2)
+    words = [f"word{number}" for number in range(20)]
+    results = client.map("narrow", words, concurrency=20, retries=0, timeout=S)
+    assert [result.text if isinstance(result, TaskResult) else result for result in results] == [
+        word.upper() for word in words
+    ]
+
+
+def test_map_gives_up_on_room_that_does_not_come(blocks: Network, client: TaskClient) -> None:
+    began = threading.Event()
+
+    def sits(task: Any, ctx: Any) -> None:
+        began.set()
+        ctx.cancel_event.wait(S)
+
+    blocks.agent(sits, name="full", concurrency=1, max_pending_backlog=0)
+    first = client.send_message(agent_name="full", request_parts=[text_part("x")])
+    assert began.wait(S)
+    (refused,) = client.map("full", ["y"], timeout=0.2)
+    assert isinstance(refused, RpcError)
+    assert (refused.data or {})["code"] == "BacklogFull"
+    first.terminate()
+    assert first.wait_for_terminal(S).state == "canceled"

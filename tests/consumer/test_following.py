@@ -35,6 +35,7 @@ from blocks_network.errors import (
     TaskFailed,
     WaitTimeoutError,
 )
+from blocks_network.testing.network import Network
 from blocks_network.transport.pubnub import create_pubnub_client
 
 # --- how a session begins ---
@@ -260,6 +261,17 @@ def test_who_waits_is_woken_when_session_or_client_ends(world: World, end: str) 
         thread.join(S)
         assert not thread.is_alive()
     assert len(faults) == 2
+
+
+def test_a_destroyed_client_does_not_send_what_nobody_may_wait_for(blocks: Network) -> None:
+    blocks.agent(lambda task: "done", name="late_caller")
+    client = blocks.client()
+    assert client.run("late_caller", "x").text == "done"
+    client.destroy()
+    with pytest.raises(SessionClosedError, match="this client was destroyed"):
+        client.run("late_caller", "x")
+    with blocks.client() as another:
+        assert sum(task.agent_name == "late_caller" for task in another.list_tasks().tasks) == 1
 
 
 def test_a_wait_that_is_over_says_for_which_task(world: World) -> None:

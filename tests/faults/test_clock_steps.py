@@ -68,6 +68,8 @@ def test_under_load_everything_goes_on_in_order(network: NetworkMaker, agents: A
             restart(running, offset_s)
         else:
             step(running, offset_s)
+    load.up.set()
+    assert load.answered.acquire(timeout=DEADLINE_S), repr(load.last_fault)
     load.end()
     ends = [session.wait_for_terminal(DEADLINE_S) for session in load.sessions]
 

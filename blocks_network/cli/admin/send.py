@@ -28,7 +28,9 @@ def add(commands: Any) -> None:
     send.add_argument("--webhook-secret", metavar="SECRET", help="whsec_...; the network makes one when left out")
     send.add_argument("--wait", action="store_true", help="follow the task to its end and print its artifacts")
     send.add_argument("--out", type=Path, metavar="DIR", help="with --wait: save the artifacts here")
-    send.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="with --wait: give up after this time")
+    send.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS", help="with --wait: ask the task to end after this time"
+    )
     add_options(send)
     send.set_defaults(run=_send)
 

@@ -17,7 +17,7 @@ from blocks_network.consumer.aio.bridge import Bridge
 from blocks_network.consumer.aio.session import AsyncTaskResult, AsyncTaskSession
 from blocks_network.consumer.client import TaskClient
 from blocks_network.consumer.link import Role
-from blocks_network.consumer.map import AGAIN, AHEAD, check_mapping, worth_another
+from blocks_network.consumer.map import AHEAD, Patience, check_mapping
 from blocks_network.consumer.params import SendMessageParams
 from blocks_network.consumer.parts import one_request
 from blocks_network.consumer.session import WAIT_S, TaskSession
@@ -155,14 +155,15 @@ class AsyncTaskClient:
 
         async def one(request: Any) -> AsyncTaskResult | BlocksError:
             async with places:
-                for attempt in range(1, retries + 2):
+                patience = Patience(retries, timeout)
+                while True:
                     try:
                         return await self.run(agent_name, request, timeout=timeout, **params)
                     except BlocksError as fault:
-                        if attempt > retries or not worth_another(fault):
+                        pause_s = patience.pause_after(fault)
+                        if pause_s is None:
                             return fault
-                    await asyncio.sleep(AGAIN.delay(attempt))
-            raise AssertionError("unreachable")
+                    await asyncio.sleep(pause_s)
 
         return _in_order(one, inputs, ahead=concurrency * AHEAD)
 
