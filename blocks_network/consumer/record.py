@@ -68,7 +68,7 @@ class TaskRecord:
             return False
         if not isinstance(raw, dict) or not isinstance(raw.get("type"), str):
             return False
-        event = TaskEvent(raw)
+        event = TaskEvent(raw, timetoken)
         if raw["type"] == "terminal":
             return self._end(event)
         if raw["type"] == "cancel_requested":

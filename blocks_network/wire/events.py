@@ -106,12 +106,15 @@ def is_terminal_event(event: Mapping[str, Any]) -> bool:
 
 
 class TaskEvent:
-    """One event as a consumer sees it: the usual fields as attributes, every wire field through `get` and `[]`."""
+    """One event as a consumer sees it: the usual fields as attributes, every wire field through `get` and `[]`.
 
-    __slots__ = ("raw",)
+    `timetoken` is when the network took it, in units of 100 ns since 1970; None where that is not known.
+    """
 
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self.raw = raw
+    __slots__ = ("raw", "timetoken")
+
+    def __init__(self, raw: dict[str, Any], timetoken: int | None = None) -> None:
+        self.raw, self.timetoken = raw, timetoken
 
     @property
     def type(self) -> str:

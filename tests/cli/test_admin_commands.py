@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -64,6 +65,9 @@ def test_send_prints_the_id_and_task_and_logs_show_the_rest(blocks: Network) -> 
     followed = run("logs", "-f", task_id, network=blocks)
     assert followed.returncode == 0, followed.stderr
     assert "completed" in followed.stdout.splitlines()[-1]
+    times = [line.split()[0] for line in followed.stdout.splitlines()]
+    assert times == sorted(times)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", at) for at in times), followed.stdout
     events = objects(run("logs", task_id, "--json", network=blocks))
     assert [event["type"] for event in events][-2:] == ["artifact", "terminal"]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blocks_network.cli.admin.reach import Reach, add_options
 from blocks_network.cli.output import ExitCode, note, result, result_json
 from blocks_network.errors import ApiError
+from blocks_network.wire.timetokens import TICKS_PER_S
 
 if TYPE_CHECKING:
     from blocks_network.consumer.client import TaskClient
@@ -56,7 +57,7 @@ def _show(event: TaskEvent, as_json: bool) -> None:
         result_json(event.raw)
         return
     text = "".join(letter if letter.isprintable() else " " for letter in _text(event))
-    result(f"{_instant(event.get('ts'))}  {event.type:<16}  {text}".rstrip())
+    result(f"{_instant(event)}  {event.type:<16}  {text}".rstrip())
 
 
 def _text(event: TaskEvent) -> str:
@@ -71,8 +72,9 @@ def _text(event: TaskEvent) -> str:
     return str(event.get("status") or event.get("streamEvent") or "")
 
 
-def _instant(at_ms: Any) -> str:
-    """An event's own time, which its sender has written."""
-    if isinstance(at_ms, bool) or not isinstance(at_ms, (int, float)) or not 0 <= at_ms < 1e14:
+def _instant(event: TaskEvent) -> str:
+    """When the network took the event."""
+    if event.timetoken is None:
         return "-"
-    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = datetime.fromtimestamp(event.timetoken / TICKS_PER_S, timezone.utc)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
