@@ -174,6 +174,7 @@ class Network:
                 await self._open(part)
                 opened.push_async_callback(part.stop)
             await self.access_tokens.start()
+            opened.push_async_callback(self.access_tokens.stop)
             await self.api_keys.ensure(
                 self._api_key, org_id=OWNER_ORG, user_id=OWNER_USER, scopes=OWN_SCOPES, label="the node's own"
             )
