@@ -409,12 +409,17 @@ def test_what_the_network_said_is_in_the_error(platform: Any) -> None:
 
 
 def test_one_wait_of_many_is_as_long_as_it_was_told(world: World) -> None:
+    """To within 50 ms: the best of some tries, as the machine may be busy with something else."""
     session = world.send(cursor=True)
     for timeout in (0.0, 0.1):
-        began = time.monotonic()
-        with pytest.raises(TimeoutError):
-            session.wait_for_terminal(timeout)
-        assert timeout <= time.monotonic() - began < timeout + 0.5
+        over = []
+        for _ in range(5):
+            began = time.monotonic()
+            with pytest.raises(TimeoutError):
+                session.wait_for_terminal(timeout)
+            over.append(time.monotonic() - began - timeout)
+        assert min(over) >= 0
+        assert min(over) < 0.05
 
 
 def test_sessions_of_one_client_run_beside_each_other_on_a_real_network(blocks: Network) -> None:
