@@ -88,6 +88,7 @@ class Subscription:
         self._cursor, self._region = cursor, ANY_REGION if cursor else None
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._ending = threading.Event()
+        self._nudged = threading.Event()
         self._ready = threading.Event()
         self._interruption = Interruption()
         handler = PooledRequestHandler(client)
@@ -117,12 +118,14 @@ class Subscription:
         self._poller.set_token(token)
 
     def reconnect(self) -> None:
-        """Gives up the poll under way, for one on a new connection: somebody knows that this one is dead."""
+        """Gives up the poll under way, or the pause before the next one: somebody knows that the network is back."""
+        self._nudged.set()
         self._interruption.break_off()
 
     def stop(self) -> None:
         """Ask it to end, at once; `join` waits. Nothing is delivered after the end. Does not leave the channels."""
         self._ending.set()
+        self._nudged.set()
         self._interruption.interrupt()
 
     def join(self, timeout_s: float) -> bool:
@@ -150,7 +153,7 @@ class Subscription:
             except AccessDeniedError as fault:
                 if self._ending.is_set() or not self._listener.denied(fault):
                     break
-                self._ending.wait(RECONNECT.delay(failures := failures + 1))
+                self._pause(failures := failures + 1)
                 continue
             except TransportError as fault:
                 failures += 1
@@ -158,10 +161,15 @@ class Subscription:
                     self._listener.disconnected(fault)
                 self._ready.clear()
                 self._region = None  # so the next poll is answered at once: its owner hears that the outage is over
-                self._ending.wait(RECONNECT.delay(failures))
+                self._pause(failures)
                 continue
             failures = 0
             self._accept(*answer)
+
+    def _pause(self, failures: int) -> None:
+        """Before another try; cut short by `reconnect` and by the end."""
+        self._nudged.wait(RECONNECT.delay(failures))
+        self._nudged.clear()
 
     def _poll(self) -> tuple[int, str, list[dict[str, Any]]]:
         endpoint = Subscribe(
