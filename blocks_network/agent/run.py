@@ -82,13 +82,16 @@ class TaskRunner:
         run, events = running.run, running.events
         stays_open = False
         fault: BaseException | None = None
+        began_s = time.monotonic()
         try:
             fault = self._work(running)
             reasons = run.asked_to_end()
             stays_open = run.is_pipe and fault is None and not reasons
             if not stays_open:
                 running.streams.end_all()
-                events.terminal(terminal_fields(fault, reasons, is_pipe=run.is_pipe, failure=run.failure))
+                fields = terminal_fields(fault, reasons, is_pipe=run.is_pipe, failure=run.failure)
+                events.terminal(fields)
+                log.info("task %s %s after %.3f s", run.task_id, fields["state"], time.monotonic() - began_s)
         finally:
             self._table.handler_returned(run, stays_open=stays_open)
             if not stays_open:
