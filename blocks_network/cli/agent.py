@@ -20,6 +20,7 @@ from blocks_network.agent.instance import start_agent_instance
 from blocks_network.agent.loading import CARD_FILE, LoadedHandler, from_card, from_reference, from_registry
 from blocks_network.agent.options import AgentInstanceOptions
 from blocks_network.api.registry import register_agent
+from blocks_network.cli.latch import Latch
 from blocks_network.cli.output import ExitCode, note
 from blocks_network.cli.registering import register_here
 from blocks_network.cli.reload import Reloader, reloading_modules
@@ -133,7 +134,7 @@ def _one_task(handler: LoadedHandler, target: Target, request: Request, options:
 def _serve(handler: LoadedHandler, target: Target, options: argparse.Namespace) -> ExitCode:
     """Runs until a signal, or until the network shuts the agent out."""
     reloader = Reloader(handler, lambda: _load(options)) if options.reload else None
-    ended = threading.Event()
+    ended = Latch()
     with _signals_set(ended) as heard:
         note(f'[agent] starting handler "{handler.name}" on agent name "{handler.agent_name}"')
         instance = _start(handler, target, options.concurrency)
@@ -182,15 +183,15 @@ def _tell(report: StopReport) -> None:
 
 
 @contextmanager
-def _signals_set(event: threading.Event) -> Iterator[list[str]]:
-    """The first signal sets the event, a second one ends the process at once. Gives the name of the first."""
+def _signals_set(ended: Latch) -> Iterator[list[str]]:
+    """The first signal sets the latch, a second one ends the process at once. Gives the name of the first."""
     heard: list[str] = []
 
     def asked(number: int, _frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, _end_at_once)
         heard.append(signal.Signals(number).name)
-        event.set()
+        ended.set()
 
     with _handling(asked):
         yield heard
