@@ -52,9 +52,10 @@ def call(node: Node, method: str, **params: Any) -> dict[str, Any]:
 
 def test_tasks_are_done_and_are_there_after_a_restart(config: NodeConfig, postgres: PostgresServer) -> None:
     with Node(config) as first, Network(first) as network:
-        network.agent(echo_handler, name="echo")
+        agent = network.agent(echo_handler, name="echo")
         results = list(network.client().map("echo", [f"Grüße {number} 🧱" for number in range(20)], timeout=30))
         assert [result.text for result in results] == [f"Echoed request: Grüße {number} 🧱" for number in range(20)]  # type: ignore[union-attr]
+        agent.stop()  # so that the next task waits, and is neither done nor begun
         waiting = call(first, "SendMessage", agentName="echo", billingMode="free")["result"]["taskId"]
     assert config.data_dir is not None
     assert not (config.data_dir / "network.db").exists()

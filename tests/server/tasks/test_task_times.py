@@ -51,9 +51,10 @@ async def test_a_run_that_takes_too_long_fails_and_its_instance_is_told(house: H
 async def test_a_place_whose_handler_never_returns_is_given_away_after_a_minute(house: House) -> None:
     await limited(house, maxRunningTimeSec=10)
     hand = await house.hand()
-    await running(house, hand)
+    task = await running(house, hand)
     waiting = await house.send()
     await house.advance(10)
+    assert (await house.ended(task))["reason"] == "max_running_time_exceeded"
     await house.advance(59)
     assert await house.states(waiting) == ["queued"]
     await house.advance(1)
