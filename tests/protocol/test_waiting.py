@@ -77,3 +77,22 @@ def test_a_page_of_another_origin_may_read_every_answer(gateway_node: GatewayNod
         answer = connection.getresponse()
         answer.read()
         assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+
+
+def test_a_poll_that_comes_from_an_earlier_process_is_answered_at_once_and_others_wait(
+    gateway_node: GatewayNode,
+) -> None:
+    """Its reader has to learn that the memory it read from is gone, also when nothing else is to be told."""
+    key = gateway_node.open_keyset.subscribe_key
+    _, hello = gateway_node.ask(f"/v2/subscribe/{key}/still/0?tt=0&uuid=u")
+    cursor, region = hello["t"]["t"], hello["t"]["r"]
+    assert region > 1
+    _, moved = gateway_node.ask(f"/v2/subscribe/{key}/still/0?tt={cursor}&tr={region + 1}&uuid=u")
+    assert (moved["t"]["r"], moved["m"]) == (region, [])
+    assert int(moved["t"]["t"]) >= int(cursor)
+    with contextlib.ExitStack() as clients:
+        for own in (1, region):
+            client = clients.enter_context(socket.create_connection(gateway_node.origin.split(":"), 5))
+            path = f"/v2/subscribe/{key}/still/0?tt={cursor}&tr={own}&uuid=u"
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        gateway_node.wait_held(2)

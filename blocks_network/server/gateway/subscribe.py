@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import Message
-from blocks_network.server.gateway.envelope import Envelopes, answer_body
+from blocks_network.server.gateway.envelope import ANY_REGION, REGION, Envelopes, answer_body
 from blocks_network.server.gateway.filters import Filter, FilterError, compile_filter
 from blocks_network.server.gateway.joins import joined, named
 from blocks_network.server.gateway.names import Names
@@ -25,6 +25,9 @@ __all__ = ["Subscribing", "routes"]
 def routes(gateway: Gateway) -> None:
     subscribing = Subscribing(gateway)
     gateway.add("GET", "/v2/subscribe/{sub}/{channels}/0", subscribing.subscribe, service="Subscribe")
+
+
+_REGIONS = (ANY_REGION, str(REGION))
 
 
 class Subscribing:
@@ -45,9 +48,11 @@ class Subscribing:
         joined(self._gateway, request, key, names)
         selection = Selection(names, passes, self._limits.messages_per_answer, self._envelopes)
         envelopes, stopped_at = await self._late(key, selection, cursor)
-        if envelopes or self._gateway.polls.releasing or not request.query.get("tr"):
+        # Without a region it is a first request with a time of the client's choosing: it waits to be connected. With
+        # that of an earlier process, it has to learn that what was in that one's memory is gone.
+        at_once = request.query.get("tr", "") not in _REGIONS
+        if envelopes or at_once or self._gateway.polls.releasing:
             self._gateway.polls.delivered += len(envelopes)
-            # without a region it is a first request with a time of the client's choosing: it waits to be connected
             return Reply(200, answer_body(self._bus.now() if stopped_at is None else stopped_at, envelopes))
         poll = Poll(self._gateway.polls, key, selection, grant, request.client)
         self._gateway.polls.hold(poll)
