@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import platform
 from typing import Any, Literal
 
-from blocks_network import settings
 from blocks_network.agent.options import AgentInstanceOptions
 from blocks_network.api.caller import Caller
+from blocks_network.api.cdm import BillingMode
+from blocks_network.api.instances import ConnectAgentOptions
 from blocks_network.api.registry import AgentEntry, read_agent
 from blocks_network.api.tokens import API_KEY_INVALID, consumer_token
 from blocks_network.errors import AgentAuthFatalError, ApiError, ConfigurationError
-from blocks_network.wire.versions import PROTOCOL_VERSION, SDK_VERSION, SUPPORTED_PROTOCOL_VERSIONS
 
 __all__ = ["AgentNotRegistered", "connect_payload", "registry_entry"]
 
@@ -56,23 +55,17 @@ def _check_key(caller: Caller, api_key: str) -> None:
 
 
 def connect_payload(
-    options: AgentInstanceOptions, instance_id: str, billing_mode: str, listing: str | None
+    options: AgentInstanceOptions, instance_id: str, billing_mode: BillingMode, listing: str | None
 ) -> dict[str, Any]:
     """The body of the connect call; what is None is left out."""
-    payload = {
-        "agentName": options.agent_name,
-        "instanceId": instance_id,
-        "billingMode": billing_mode,
-        "listing": listing,
-        "expectedInstances": 1 if options.expected_instances is None else options.expected_instances,
-        "concurrency": options.slots,
-        "maxPendingBacklog": options.max_pending_backlog,
-        "maxRunningTimeSec": options.running_time_s,
-        "deviceOs": platform.system().lower(),
-        "sdkLanguage": "Python",
-        "sdkVersion": SDK_VERSION,
-        "protocolVersions": list(SUPPORTED_PROTOCOL_VERSIONS),
-        "preferredProtocolVersion": PROTOCOL_VERSION,
-        "cliVersion": settings.CLI_VERSION.read(),
-    }
-    return {key: value for key, value in payload.items() if value is not None}
+    assert options.agent_name is not None
+    return ConnectAgentOptions(
+        agent_name=options.agent_name,
+        instance_id=instance_id,
+        billing_mode=billing_mode,
+        listing=listing,
+        expected_instances=1 if options.expected_instances is None else options.expected_instances,
+        concurrency=options.slots,
+        max_pending_backlog=options.max_pending_backlog,
+        max_running_time_sec=options.running_time_s,
+    ).to_dict()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from blocks_network import settings
 from blocks_network.api.caller import Caller
 from blocks_network.api.registry import with_retry
 from blocks_network.api.tokens import connect
@@ -62,6 +64,7 @@ class ConnectAgentOptions:
     max_running_time_sec: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """The body of the connect call, with what this package is."""
         wire: Mapping[str, Any] = {
             "agentName": self.agent_name,
             "instanceId": self.instance_id,
@@ -71,10 +74,12 @@ class ConnectAgentOptions:
             "concurrency": self.concurrency,
             "maxPendingBacklog": self.max_pending_backlog,
             "maxRunningTimeSec": self.max_running_time_sec,
+            "deviceOs": platform.system().lower(),
             "sdkLanguage": "Python",
             "sdkVersion": SDK_VERSION,
             "protocolVersions": list(SUPPORTED_PROTOCOL_VERSIONS),
             "preferredProtocolVersion": PROTOCOL_VERSION,
+            "cliVersion": settings.CLI_VERSION.read(),
         }
         return {key: value for key, value in wire.items() if value is not None}
 

@@ -59,10 +59,6 @@ class TokenKeeper:
         """Why the last renewal failed; None since the last success."""
         return self._failure
 
-    @property
-    def stopped(self) -> bool:
-        return self._stopped
-
     def ensure_started(self) -> None:
         """Acquires the first token, once; raises what went wrong. Free afterwards."""
         if self._identity is not None:

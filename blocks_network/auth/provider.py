@@ -29,7 +29,6 @@ class AgentAuth:
         self._on_fatal = on_fatal
         self._lock = threading.Lock()
         self._registration: dict[str, Any] | None = None
-        self._connected: Connected | None = None
         self._fatal: AgentAuthFatalError | None = None
         self._keeper = TokenKeeper(self._acquire, whose="agent", on_failure=None)
         self._calls = Caller(base_url, self)
@@ -39,18 +38,20 @@ class AgentAuth:
         with self._lock:
             if registration_payload is not None:
                 self._registration = dict(registration_payload)
-            registration = self._registration
-        if registration is None:
-            raise ConfigurationError("connect needs a registration payload the first time")
         try:
-            answer = connect(self._caller, self._api_key, registration)
+            answer = self._connect()
         except AgentAuthFatalError as fault:
             self._shut_out(fault)
             raise
-        with self._lock:
-            self._connected = answer
         self._keeper.adopt(answer.identity)
         return answer
+
+    def _connect(self) -> Connected:
+        with self._lock:
+            registration = self._registration
+        if registration is None:
+            raise ConfigurationError("connect needs a registration payload the first time")
+        return connect(self._caller, self._api_key, registration)
 
     def amend(self, changes: Mapping[str, Any]) -> None:
         """Later connects say this of the registration instead: the agent has changed meanwhile."""
@@ -111,14 +112,7 @@ class AgentAuth:
                 except ApiError as fault:
                     if fault.code != REFRESH_TOKEN_INVALID:
                         raise
-            with self._lock:
-                registration = self._registration
-            if registration is None:
-                raise ConfigurationError("connect needs a registration payload the first time")
-            answer = connect(self._caller, self._api_key, registration)
-            with self._lock:
-                self._connected = answer
-            return answer.identity
+            return self._connect().identity
         except AgentAuthFatalError as fault:
             self._shut_out(fault)
             raise

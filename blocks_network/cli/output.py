@@ -28,6 +28,7 @@ __all__ = [
     "LOG_LEVELS",
     "configure_access_log",
     "configure_logging",
+    "error",
     "exit_code_for",
     "note",
     "paint",
@@ -87,10 +88,15 @@ def report(fault: BaseException, *, debug: bool = False) -> ExitCode:
         lines = traceback.format_exception(type(fault), fault, fault.__traceback__)
         note(redact("".join(lines).rstrip()))
     message = fault.message if isinstance(fault, BlocksError) else str(fault) or type(fault).__name__
-    note(f"{paint('error:', 'red', sys.stderr)} {redact(message)}")
-    if isinstance(fault, BlocksError) and fault.hint:
-        note(f"{paint('hint:', 'dim', sys.stderr)}  {redact(fault.hint)}")
+    error(message, fault.hint if isinstance(fault, BlocksError) else None)
     return exit_code_for(fault)
+
+
+def error(message: str, hint: str | None = None) -> None:
+    """What went wrong, then the next step, each in a line on standard error."""
+    note(f"{paint('error:', 'red', sys.stderr)} {redact(message)}")
+    if hint:
+        note(f"{paint('hint:', 'dim', sys.stderr)}  {redact(hint)}")
 
 
 def exit_code_for(fault: BaseException) -> ExitCode:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from blocks_network.cli.output import ExitCode, note, paint, result_json
+from blocks_network.cli.output import ExitCode, error, note, paint, result_json
 from blocks_network.consumer.client import TaskClient
 from blocks_network.consumer.delivery import CallbackErrorContext
 from blocks_network.consumer.parts import file_part, text_part
@@ -105,7 +105,7 @@ def run_task(
         try:
             ended = session.wait_for_terminal(timeout=options.timeout)
         except TimeoutError:
-            _error(f"task {session.task_id} was not done within {options.timeout:g} s")
+            error(f"task {session.task_id} was not done within {options.timeout:g} s")
             _cancel(session)
             return ExitCode.TIMEOUT
         except KeyboardInterrupt:
@@ -119,9 +119,7 @@ def run_task(
     if ended.state == "completed":
         return ExitCode.OK
     why = ended.get("error") or ended.get("reason") or ended.get("completionReason") or "no reason given"
-    _error(f"task {session.task_id} {ended.state}: {why}")
-    if ended.state == "failed" and where_faults_are:
-        note(f"{paint('hint:', 'dim', sys.stderr)}  {where_faults_are}")
+    error(f"task {session.task_id} {ended.state}: {why}", where_faults_are if ended.state == "failed" else None)
     return ExitCode.FAILED
 
 
@@ -195,10 +193,6 @@ def _cancel(session: TaskSession) -> None:
         note("not waiting for it")
     except BlocksError as fault:
         note(f"the task could not be cancelled: {fault}")
-
-
-def _error(text: str) -> None:
-    note(f"{paint('error:', 'red', sys.stderr)} {text}")
 
 
 def _show(event: TaskEvent, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from blocks_network.errors import BlocksError, ConfigurationError, TransportError
-from blocks_network.wire.artifacts import ArtifactRef, DownloadedArtifact, decode_inline_artifact
+from blocks_network.wire.artifacts import ArtifactRef, DownloadedArtifact, check_integrity, decode_inline_artifact
 
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
@@ -48,16 +48,6 @@ def fetch_into(ref: ArtifactRef, target: BinaryIO, pubnub: PubNub | None) -> Non
     seen = _Counted(target)
     download_to(_readable(ref, pubnub), *_location(ref), seen)
     check_integrity(ref, seen.size, seen.digest.hexdigest())
-
-
-def check_integrity(ref: ArtifactRef, size: int, sha256: str) -> None:
-    """TransportError when the bytes are not those that the reference promises."""
-    if ref.hash and ref.hash.lower().startswith("sha256:") and ref.hash[7:].lower() != sha256:
-        raise TransportError(f"artifact {ref.file_name or ref.file_id or ''} arrived damaged: its hash differs")
-    if isinstance(ref.size, int) and ref.size > 0 and ref.size != size:
-        raise TransportError(
-            f"artifact {ref.file_name or ref.file_id or ''} arrived damaged: {size} bytes in place of {ref.size}"
-        )
 
 
 def safe_file_name(name: str | None, fallback: str) -> str:

@@ -9,14 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks_network.consumer.link import Link, Role
-from blocks_network.errors import (
-    AccessDeniedError,
-    AnonTaskAccessDenied,
-    ApiError,
-    AuthRefreshFailedError,
-    BlocksError,
-    TransportError,
-)
+from blocks_network.consumer.refusals import is_final
+from blocks_network.errors import AccessDeniedError, BlocksError, TransportError
 from blocks_network.transport.subscription import Received, Subscription
 
 if TYPE_CHECKING:
@@ -28,7 +22,6 @@ log = logging.getLogger(__name__)
 
 MAX_RENEWALS, RENEWALS_WITHIN_S = 5, 60.0
 """A network that refuses so many fresh tokens in a row will not take the next one either."""
-_FINAL_STATUSES = (400, 401, 403, 404)
 
 
 class Reader(Protocol):
@@ -96,17 +89,11 @@ class Feed:
         self._renewals.append(now)
         try:
             token = self._link.read_token(self._task_id, self._role)
-        except (AnonTaskAccessDenied, AuthRefreshFailedError) as refusal:
-            self._reader.cut_off(refusal)
-            return False
-        except ApiError as refusal:
-            if refusal.status in _FINAL_STATUSES:
+        except BlocksError as refusal:
+            if is_final(refusal):
                 self._reader.cut_off(refusal)
                 return False
             self._reader.hampered(refusal)
-            return True
-        except BlocksError as outage:
-            self._reader.hampered(outage)
             return True
         self._subscription.set_token(token.token)
         self._renewed(token.token)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks_network.api.caller import Caller
 from blocks_network.api.tokens import reader_token
-from blocks_network.errors import AccessDeniedError, ApiError, AuthRefreshFailedError, BlocksError, TransportError
+from blocks_network.consumer.refusals import is_final
+from blocks_network.errors import AccessDeniedError, BlocksError, TransportError
 from blocks_network.transport.pubnub import PubNubKeys, make_client
 from blocks_network.transport.subscription import Received, Subscription
 
@@ -171,12 +172,10 @@ class Hub:
 
     def _is_final(self, refusal: BlocksError) -> bool:
         """Whether asking again is in vain. A 401 may be of a bearer that ends just now, a few times in a row."""
-        if isinstance(refusal, AuthRefreshFailedError):
-            return True
-        if not isinstance(refusal, ApiError) or refusal.status not in (400, 401, 403, 404):
+        if not is_final(refusal):
             return False
         self._refusals += 1
-        return refusal.status != 401 or self._refusals > MAX_REFUSALS
+        return getattr(refusal, "status", 0) != 401 or self._refusals > MAX_REFUSALS
 
     # --- the poll's life
 

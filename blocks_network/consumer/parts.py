@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks_network.errors import ConfigurationError
 from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE, should_inline_artifact
 from blocks_network.wire.parts import RequestPart
+
+if TYPE_CHECKING:
+    from blocks_network.transport.files import Progress
 
 __all__ = [
     "FileContent",
@@ -38,7 +41,7 @@ class SendMessageRequestPart:
     content_type: str | None = None
     file: FileContent | None = None
     file_name: str | None = None
-    on_progress: Callable[[int, int], object] | None = field(default=None, compare=False, repr=False)
+    on_progress: Progress | None = field(default=None, compare=False, repr=False)
     """Told (bytes sent, bytes in all) while a file that is too large for the message is uploaded."""
 
 
@@ -52,7 +55,7 @@ class Uploader(Protocol):
         part_id: str,
         file_name: str,
         mime_type: str,
-        on_progress: Callable[[int, int], object] | None = None,
+        on_progress: Progress | None = None,
     ) -> None: ...
 
 
@@ -67,7 +70,7 @@ def file_part(
     part_id: str = "file",
     file_name: str | None = None,
     content_type: str = DEFAULT_MIME_TYPE,
-    on_progress: Callable[[int, int], object] | None = None,
+    on_progress: Progress | None = None,
 ) -> SendMessageRequestPart:
     """A file, from its path or its bytes. `file_name` defaults to the path's last component, "file" for bytes.
 
@@ -160,7 +163,7 @@ def _file_ref(
     file_name: object,
     content_type: object,
     upload: Uploader,
-    on_progress: Callable[[int, int], object] | None = None,
+    on_progress: Progress | None = None,
 ) -> dict[str, Any] | None:
     """The inline reference of a small file; None after the upload of a large one, which the network refers to."""
     if not isinstance(part_id, str) or not part_id:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blocks_network.consumer.parts import FileContent
+
+if TYPE_CHECKING:
+    from blocks_network.transport.files import Progress
 
 __all__ = ["MessageUploads"]
 
@@ -28,7 +30,7 @@ class MessageUploads:
         part_id: str,
         file_name: str,
         mime_type: str,
-        on_progress: Callable[[int, int], object] | None = None,
+        on_progress: Progress | None = None,
     ) -> None:
         """FileUploadError when a step fails."""
         from blocks_network.api.files import presigned_upload_flow  # few messages carry a large file

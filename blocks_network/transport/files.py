@@ -16,7 +16,7 @@ from pubnub.endpoints.file_operations.get_file_url import GetFileDownloadUrl
 from blocks_network.errors import AccessDeniedError, ConfigurationError, TransportError
 from blocks_network.transport.http import PIECE_BYTES, POOL
 from blocks_network.transport.pubnub import call
-from blocks_network.wire.artifacts import ArtifactRef
+from blocks_network.wire.artifacts import ArtifactRef, check_integrity
 
 if TYPE_CHECKING:
     from pubnub.pubnub import PubNub
@@ -51,11 +51,7 @@ def download_file(client: PubNub, ref: ArtifactRef) -> bytes:
         client, ref.channel, ref.file_id, ref.file_name, target, limit_bytes=ref.size if sized else MAX_FILE_BYTES
     )
     raw = target.getvalue()
-    if sized and len(raw) != ref.size:
-        raise TransportError(f"file {ref.file_name} arrived damaged: {len(raw)} bytes in place of {ref.size}")
-    algorithm, _, digest = (ref.hash or "").partition(":")
-    if algorithm.lower() == "sha256" and hashlib.sha256(raw).hexdigest() != digest.lower():
-        raise TransportError(f"file {ref.file_name} arrived damaged: its hash differs")
+    check_integrity(ref, len(raw), hashlib.sha256(raw).hexdigest())
     return raw
 
 

@@ -39,6 +39,7 @@ __all__ = [
     "PooledRequestHandler",
     "PubNubKeys",
     "call",
+    "client_of",
     "create_pubnub_client",
     "keys_of",
     "make_client",
@@ -252,8 +253,13 @@ def make_client(
         config.enable_presence_heartbeat = True
     config.disable_config_locking = False
     keep_out_request_lines(keys.origin)
+    return client_of(config, token)
+
+
+def client_of(config: PNConfiguration, token: str | None) -> PubNub:
+    """A client with this very configuration, over the process's connections."""
     client = PubNub(config, custom_request_handler=PooledRequestHandler)
-    if not own_subscriptions:
+    if not config.enable_subscribe:
         client._subscription_manager = _NoSubscriptions()
     if token:
         client.set_token(token)
@@ -261,7 +267,7 @@ def make_client(
 
 
 class _NoSubscriptions:
-    """Where the library keeps its subscriptions: its presence calls ask for parameters there, whether it has any."""
+    """Where the library keeps its subscriptions: its endpoints ask for parameters there, whether it has any."""
 
     def get_custom_params(self) -> dict[str, str]:
         return {}

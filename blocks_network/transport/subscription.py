@@ -17,7 +17,8 @@ from pubnub.pubnub import PubNub
 from blocks_network.backoff import Backoff
 from blocks_network.errors import AccessDeniedError, TransportError
 from blocks_network.transport.http import Interrupted, Interruption, TimedOut
-from blocks_network.transport.pubnub import PooledRequestHandler, call
+from blocks_network.transport.pubnub import PooledRequestHandler, call, client_of
+from blocks_network.wire.timetokens import ANY_REGION
 
 __all__ = ["Listener", "Received", "Subscription"]
 
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 RECONNECT = Backoff(first_s=0.1, factor=2, cap_s=10)
 SEEN_TIMETOKENS = 200
 """How many delivered messages are remembered, so that a network that repeats itself is not believed twice."""
-ANY_REGION = "1"
-"""Sent with a cursor of our own: a poll without region is taken as a first one and answered at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +236,6 @@ def _with_handler(client: PubNub, handler: PooledRequestHandler) -> PubNub:
     if config.enable_subscribe:  # a manager of the library's would start threads that nobody needs
         config = copy.copy(config)
         config.__dict__["enable_subscribe"] = False
-    twin = PubNub(config, custom_request_handler=PooledRequestHandler)
-    twin.__dict__.pop("_subscription_manager", None)  # Subscribe asks it for parameters where the attribute exists
+    twin = client_of(config, client._get_token())
     twin.set_request_handler(handler)
-    token = client._get_token()
-    if token:
-        twin.set_token(token)
     return twin

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from blocks_network import settings
-from blocks_network.errors import ConfigurationError
+from blocks_network.errors import ConfigurationError, TransportError
 
 __all__ = [
     "ArtifactRef",
+    "check_integrity",
     "DEFAULT_MIME_TYPE",
     "DownloadedArtifact",
     "build_artifact_ref",
@@ -123,3 +124,13 @@ def decode_inline_artifact(ref: ArtifactRef | Mapping[str, Any]) -> DownloadedAr
     except (binascii.Error, ValueError) as fault:
         raise ConfigurationError("inline artifact whose data is not base64") from fault
     return DownloadedArtifact(raw, artifact.mime_type, artifact.file_name)
+
+
+def check_integrity(ref: ArtifactRef, size: int, sha256: str) -> None:
+    """TransportError when the bytes (so many, of this hex digest) are not those that the reference promises."""
+    if ref.hash and ref.hash.lower().startswith("sha256:") and ref.hash[7:].lower() != sha256:
+        raise TransportError(f"artifact {ref.file_name or ref.file_id or ''} arrived damaged: its hash differs")
+    if isinstance(ref.size, int) and ref.size > 0 and ref.size != size:
+        raise TransportError(
+            f"artifact {ref.file_name or ref.file_id or ''} arrived damaged: {size} bytes in place of {ref.size}"
+        )

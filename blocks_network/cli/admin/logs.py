@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from blocks_network.cli.admin.reach import Reach, add_options
 from blocks_network.cli.output import ExitCode, note, result, result_json
 from blocks_network.errors import ApiError
-from blocks_network.wire.timetokens import TICKS_PER_S
+from blocks_network.wire.instants import instant_text
+from blocks_network.wire.timetokens import to_unix_s
 
 if TYPE_CHECKING:
     from blocks_network.consumer.client import TaskClient
@@ -74,7 +74,4 @@ def _text(event: TaskEvent) -> str:
 
 def _instant(event: TaskEvent) -> str:
     """When the network took the event."""
-    if event.timetoken is None:
-        return "-"
-    at = datetime.fromtimestamp(event.timetoken / TICKS_PER_S, timezone.utc)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return "-" if event.timetoken is None else instant_text(to_unix_s(event.timetoken) * 1000)

@@ -7,7 +7,6 @@ make keys for any organisation and end any but itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +19,7 @@ from blocks_network.server.api.bearer import key_owner_of
 from blocks_network.server.api.bodies import read_object, text_field
 from blocks_network.server.api.errors import ApiRefusal, bad_request, forbidden, json_answer, not_found
 from blocks_network.server.api.services import Services
+from blocks_network.wire.instants import instant_text
 
 __all__ = ["routes"]
 
@@ -111,12 +111,8 @@ def _view(row: ApiKeyRow) -> dict[str, Any]:
         "userId": row.user_id,
         "label": row.label,
         "scopes": sorted(_scopes_of(row)),
-        "createdTime": _instant(row.created_at_ms),
+        "createdTime": instant_text(row.created_at_ms),
     }
     if row.revoked_at_ms is not None:
-        view["revokedTime"] = _instant(row.revoked_at_ms)
+        view["revokedTime"] = instant_text(row.revoked_at_ms)
     return view
-
-
-def _instant(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,7 +11,6 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
@@ -38,6 +37,7 @@ from blocks_network.server.store.agents import (
 )
 from blocks_network.wire import cards
 from blocks_network.wire.channels import normalize_tag_slug
+from blocks_network.wire.instants import instant_text
 
 __all__ = ["agent_entry", "routes"]
 
@@ -244,15 +244,10 @@ def agent_entry(row: AgentRow, *, full: bool = True) -> dict[str, Any]:
         "billingMode": row.billing_mode,
         "pricePerTask": row.price_per_task,
         "pricePerMinute": row.price_per_minute,
-        "registeredAt": _instant(row.registered_at_ms),
-        "updatedAt": _instant(row.updated_at_ms),
+        "registeredAt": instant_text(row.registered_at_ms),
+        "updatedAt": instant_text(row.updated_at_ms),
     }
     return {key: value for key, value in entry.items() if value is not None}
-
-
-def _instant(at_ms: int) -> str:
-    text = datetime.fromtimestamp(at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 def _faulty(faults: list[dict[str, str]]) -> ApiRefusal:

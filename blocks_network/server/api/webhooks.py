@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from blocks_network.server.api.services import Services
 from blocks_network.server.store import tasks
 from blocks_network.server.store.webhooks import DELIVERED, FAILED, PENDING, Delivery, DeliveryFilter, page
 from blocks_network.server.webhooks.config import Webhook
+from blocks_network.wire.instants import instant_text
 
 __all__ = ["routes"]
 
@@ -74,23 +74,19 @@ def _view(delivery: Delivery) -> dict[str, Any]:
         "event": delivery.event,
         "url": webhook.url,
         "state": delivery.state,
-        "createdTime": _instant(delivery.created_at_ms),
+        "createdTime": instant_text(delivery.created_at_ms),
         "attempts": [_attempt(line) for line in delivery.log],
     }
     if delivery.state == PENDING:
-        view["nextTime"] = _instant(delivery.next_at_ms)
+        view["nextTime"] = instant_text(delivery.next_at_ms)
     elif delivery.ended_at_ms is not None:
-        view["endedTime"] = _instant(delivery.ended_at_ms)
+        view["endedTime"] = instant_text(delivery.ended_at_ms)
     return view
 
 
 def _attempt(line: Mapping[str, Any]) -> dict[str, Any]:
     told = {key: value for key, value in line.items() if key != "atMs"}
-    return {"time": _instant(line["atMs"]), **told}
-
-
-def _instant(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"time": instant_text(line["atMs"]), **told}
 
 
 def _cursor(last: Delivery) -> str:

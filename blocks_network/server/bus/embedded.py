@@ -137,34 +137,24 @@ class EmbeddedBus:
     # -- publishing ----------------------------------------------------------------------------------------------
 
     async def publish(self, draft: Draft) -> int:
-        self._refuse_when_stopped()
         waits = draft.stored and (self._log.durable or self._log.backlog > BACKLOG_MAX)
-        with self._order:
-            message = Message(self._next(), draft, self._also(draft))
-            free = not self._pending and message.timetoken <= self._reserved
-            stored = free and draft.stored and self._log.store_now((message,))
-            if stored or (free and not waits):
-                pending = None
-                self._tails.append(message)
-            else:
-                pending = self._hold((message,))
-        if pending is not None:
-            self._submit(pending)
-            await pending.done
-        else:
-            if not stored:
-                self._keep(message)
-            self._tell(message)
-        return message.timetoken
+        return (await self._give((draft,), waits=waits))[0]
 
     async def publish_all(self, drafts: Sequence[Draft]) -> list[int]:
+        return await self._give(drafts, waits=any(draft.stored for draft in drafts))
+
+    async def _give(self, drafts: Sequence[Draft], *, waits: bool) -> list[int]:
+        """With `waits`, what is stored is in the log before anybody sees any of them."""
         self._refuse_when_stopped()
         if not drafts:
             return []
         with self._order:
             messages = [Message(self._next(), draft, self._also(draft)) for draft in drafts]
-            if self._store_now(messages):
-                pending = None
+            free = not self._pending and messages[-1].timetoken <= self._reserved
+            stored = [message for message in messages if message.draft.stored]
+            kept = free and bool(stored) and self._log.store_now(stored)
+            pending = None
+            if kept or (free and not waits):
                 for message in messages:
                     self._tails.append(message)
             else:
@@ -174,17 +164,10 @@ class EmbeddedBus:
             await pending.done
         else:
             for message in messages:
-                if not message.draft.stored:
+                if not (kept and message.draft.stored):
                     self._keep(message)
                 self._tell(message)
         return [message.timetoken for message in messages]
-
-    def _store_now(self, messages: Sequence[Message]) -> bool:
-        """Whether all of them could be settled at once. Must hold the order."""
-        if self._pending or messages[-1].timetoken > self._reserved:
-            return False
-        stored = [message for message in messages if message.draft.stored]
-        return not stored or self._log.store_now(stored)
 
     def _refuse_when_stopped(self) -> None:
         if self._stopping or self._loop is None:

@@ -9,10 +9,8 @@ import msgspec
 
 from blocks_network.server.bus import Kind, Message
 
-__all__ = ["ANY_REGION", "REGION", "Envelopes", "answer_body", "quoted"]
+__all__ = ["REGION", "Envelopes", "answer_body", "quoted"]
 
-ANY_REGION = "1"
-"""What a client says that has read from none yet, as one that begins with a cursor of its own."""
 REGION = 2 + secrets.randbelow(9_998)
 """Another one at each start, so that a reader learns that the memory of the network that it read before is gone. 0 is
 refused by the JavaScript client."""

@@ -13,7 +13,7 @@ import mimetypes
 import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 from xml.sax.saxutils import escape
 
 from blocks_network.server.access.authorizer import Bits, Need
@@ -30,7 +30,6 @@ from blocks_network.server.blobs.terms import (
 )
 from blocks_network.server.bus import Draft, Kind
 from blocks_network.server.gateway.form import Form, MalformedForm
-from blocks_network.server.gateway.publish import Options
 from blocks_network.server.gateway.reply import JSON, Refusal, Reply, bad_request, json_reply, not_found
 from blocks_network.server.gateway.request import Request
 from blocks_network.server.gateway.sending import Streamed
@@ -157,11 +156,7 @@ class Files:
     async def announce(self, request: Request, keyset: Keyset) -> Reply:
         """Publishes the message that tells of a file; it is an envelope of a kind of its own."""
         publishing = self._gateway.publishing
-        publishing.check_key(request.pieces[3], keyset)
-        channel = publishing.allow(request, keyset, request.text(6), b"")
-        payload = unquote_to_bytes(request.pieces[8])
-        publishing.check(payload, self._limits.message_bytes)
-        options = Options.of(request)
+        channel, payload, options = publishing.from_path(request, keyset, self._limits.message_bytes, at=(3, 6, 8))
         draft = Draft(
             keyset.subscribe_key,
             channel,

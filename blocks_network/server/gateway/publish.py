@@ -84,20 +84,15 @@ class Publishing:
                 raise
             self._refuse("Message Too Large", 413)
         channel = self.allow(request, keyset, request.text(4), payload)
-        return await self._take(request, keyset, channel, payload, limit)
+        self.check(payload, limit)
+        return await self._publish(request, keyset, channel, payload, Options.of(request))
 
     async def publish_path(self, request: Request, keyset: Keyset) -> Reply:
-        self.check_key(request.pieces[1], keyset)
-        channel = self.allow(request, keyset, request.text(4), b"")
-        payload = unquote_to_bytes(request.pieces[6])
-        return await self._take(request, keyset, channel, payload, self._gateway.limits.message_bytes)
+        limit = self._gateway.limits.message_bytes
+        return await self._publish(request, keyset, *self.from_path(request, keyset, limit))
 
     async def signal(self, request: Request, keyset: Keyset) -> Reply:
-        self.check_key(request.pieces[1], keyset)
-        channel = self.allow(request, keyset, request.text(4), b"")
-        payload = unquote_to_bytes(request.pieces[6])
-        self.check(payload, self._gateway.limits.signal_bytes)
-        options = Options.of(request)
+        channel, payload, options = self.from_path(request, keyset, self._gateway.limits.signal_bytes)
         draft = Draft(
             keyset.subscribe_key,
             channel,
@@ -108,6 +103,20 @@ class Publishing:
             stored=False,
         )
         return await self.deliver(draft)
+
+    def from_path(
+        self, request: Request, keyset: Keyset, limit: int, *, at: tuple[int, int, int] = (1, 4, 6)
+    ) -> tuple[str, bytes, Options]:
+        """Channel, payload and options of a message that stands in the path, everything checked.
+
+        `at` are the segments of publish key, channel and payload.
+        """
+        key_at, channel_at, payload_at = at
+        self.check_key(request.pieces[key_at], keyset)
+        channel = self.allow(request, keyset, request.text(channel_at), b"")
+        payload = unquote_to_bytes(request.pieces[payload_at])
+        self.check(payload, limit)
+        return channel, payload, Options.of(request)
 
     def check_key(self, publish_key: bytes, keyset: Keyset) -> None:
         """Refuses a publish key that is not the keyset's."""
@@ -137,9 +146,7 @@ class Publishing:
         self._rates.take(grant.token_id if grant is not None and grant.token_id else request.client)
         return channel
 
-    async def _take(self, request: Request, keyset: Keyset, channel: str, payload: bytes, limit: int) -> Reply:
-        self.check(payload, limit)
-        options = Options.of(request)
+    async def _publish(self, request: Request, keyset: Keyset, channel: str, payload: bytes, options: Options) -> Reply:
         draft = Draft(
             keyset.subscribe_key,
             channel,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import Message
-from blocks_network.server.gateway.envelope import ANY_REGION, REGION, Envelopes, answer_body
+from blocks_network.server.gateway.envelope import REGION, Envelopes, answer_body
 from blocks_network.server.gateway.filters import Filter, FilterError, compile_filter
 from blocks_network.server.gateway.joins import joined, named
 from blocks_network.server.gateway.names import Names
@@ -15,6 +15,7 @@ from blocks_network.server.gateway.polls import Poll, Selection
 from blocks_network.server.gateway.reply import Reply, bad_request
 from blocks_network.server.gateway.request import Request
 from blocks_network.server.limits import Limits
+from blocks_network.wire.timetokens import ANY_REGION
 
 if TYPE_CHECKING:
     from blocks_network.server.gateway.app import Gateway

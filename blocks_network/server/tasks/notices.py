@@ -9,7 +9,8 @@ from typing import Any
 from blocks_network.server.limits import Limits
 from blocks_network.server.store.webhooks import NewDelivery
 from blocks_network.server.tasks.live import LiveTask
-from blocks_network.server.tasks.views import instant, task_view
+from blocks_network.server.tasks.views import task_view
+from blocks_network.wire.instants import instant_text
 
 __all__ = ["ARTIFACT", "notice_of"]
 
@@ -35,6 +36,6 @@ def notice_of(task: LiveTask, event: str, at_ms: int, limits: Limits, payload: b
         task_id=task.task_id,
         org_id=task.org_id,
         event=event,
-        body=json.dumps({"type": event, "timestamp": instant(at_ms), "data": data}, ensure_ascii=False),
+        body=json.dumps({"type": event, "timestamp": instant_text(at_ms), "data": data}, ensure_ascii=False),
         created_at_ms=at_ms,
     )

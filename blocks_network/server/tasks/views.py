@@ -6,12 +6,12 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from blocks_network.server.store.tasks import TaskFilter, TaskRecord
 from blocks_network.server.tasks.life import shown_state, states_shown_as
 from blocks_network.server.tasks.refusals import check_storable, invalid_params
+from blocks_network.wire.instants import instant_text
 from blocks_network.wire.rpc import TASK_STATES
 
 __all__ = ["anonymous_view", "instant", "list_filter", "next_cursor", "task_view"]
@@ -58,7 +58,7 @@ def anonymous_view(record: TaskRecord) -> dict[str, Any]:
 def instant(at_ms: int | None) -> str | None:
     if at_ms is None:
         return None
-    return datetime.fromtimestamp(at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return instant_text(at_ms)
 
 
 def _loaded(text: str | None) -> Any:
