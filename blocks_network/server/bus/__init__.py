@@ -92,6 +92,9 @@ class Bus(Protocol):
     async def publish_all(self, drafts: Sequence[Draft]) -> list[int]:
         """Several messages in their order, with one commit; all or none."""
 
+    def publish_now(self, drafts: Sequence[Draft]) -> list[int] | None:
+        """The same without a wait, where that can be: None, and nothing has happened, where it cannot."""
+
     async def history(
         self,
         keyset: str,

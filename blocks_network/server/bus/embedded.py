@@ -143,31 +143,39 @@ class EmbeddedBus:
     async def publish_all(self, drafts: Sequence[Draft]) -> list[int]:
         return await self._give(drafts, waits=any(draft.stored for draft in drafts))
 
+    def publish_now(self, drafts: Sequence[Draft]) -> list[int] | None:
+        messages, _ = self._place(drafts, waits=any(draft.stored for draft in drafts), or_hold=False)
+        return None if messages is None else [message.timetoken for message in messages]
+
     async def _give(self, drafts: Sequence[Draft], *, waits: bool) -> list[int]:
         """With `waits`, what is stored is in the log before anybody sees any of them."""
+        messages, pending = self._place(drafts, waits=waits, or_hold=True)
+        if pending is not None:
+            self._submit(pending)
+            await pending.done
+        return [message.timetoken for message in messages or ()]
+
+    def _place(
+        self, drafts: Sequence[Draft], *, waits: bool, or_hold: bool
+    ) -> tuple[list[Message] | None, _Pending | None]:
+        """Shows them, where nothing has to be waited for; else puts them in line, or gives None for them."""
         self._refuse_when_stopped()
         if not drafts:
-            return []
+            return [], None
         with self._order:
             messages = [Message(self._next(), draft, self._also(draft)) for draft in drafts]
             free = not self._pending and messages[-1].timetoken <= self._reserved
             stored = [message for message in messages if message.draft.stored]
             kept = free and bool(stored) and self._log.store_now(stored)
-            pending = None
-            if kept or (free and not waits):
-                for message in messages:
-                    self._tails.append(message)
-            else:
-                pending = self._hold(messages)
-        if pending is not None:
-            self._submit(pending)
-            await pending.done
-        else:
+            if not kept and (waits or not free):
+                return (messages, self._hold(messages)) if or_hold else (None, None)
             for message in messages:
-                if not (kept and message.draft.stored):
-                    self._keep(message)
-                self._tell(message)
-        return [message.timetoken for message in messages]
+                self._tails.append(message)
+        for message in messages:
+            if not (kept and message.draft.stored):
+                self._keep(message)
+            self._tell(message)
+        return messages, None
 
     def _refuse_when_stopped(self) -> None:
         if self._stopping or self._loop is None:

@@ -17,6 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,7 +36,7 @@ from blocks_network.server.store.engines import (
 )
 from blocks_network.server.store.schema import metadata
 
-__all__ = ["IN_MEMORY", "Connection", "Database", "DatabaseInUse", "StoreFault"]
+__all__ = ["IN_MEMORY", "Connection", "Database", "DatabaseBusy", "DatabaseInUse", "StoreFault"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -44,21 +45,27 @@ StoreFault = SQLAlchemyError
 """What the database itself refuses, as against a fault of a closure."""
 
 IN_MEMORY = "sqlite://"
+
 GROUP_MAX = 512
 """Closures in one transaction: enough to make a commit nearly free, few enough that nobody waits long for it."""
 CHECKPOINT_GROUPS = 200
 """Groups committed on the loop between two checkpoints, which the writer thread makes."""
 
 
+class DatabaseBusy(RuntimeError):
+    """The loop cannot commit by itself now: the database is held by somebody else, or its commits wait for a disk."""
+
+
 @dataclass(slots=True)
 class _Job:
     fn: Callable[[Connection], Any]
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] | None
+    """None: nobody waits for it."""
     value: Any = None
     fault: BaseException | None = None
 
 
-_CHECKPOINT = _Job(lambda connection: None, None)  # type: ignore[arg-type]  # nobody waits for it
+_CHECKPOINT = _Job(lambda connection: None, None)
 
 
 class Database:
@@ -76,7 +83,9 @@ class Database:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._engine: Engine | None = None
-        self._quick: Engine | None = None
+        self._quick_engine: Engine | None = None
+        self._quick: Connection | None = None
+        """The loop's own, kept open."""
         self._hold: Connection | None = None
         self._gathered: list[_Job] = []
         self._handed_over = 0
@@ -97,7 +106,7 @@ class Database:
             return
         self._loop = asyncio.get_running_loop()
         if self.in_memory:
-            self._engine = memory_engine()
+            self._engine = self._quick_engine = memory_engine()
             metadata.create_all(self._engine)
         else:
             engine = open_engine(self._url, fsync=self._fsync)
@@ -112,7 +121,9 @@ class Database:
             self._engine = engine
             self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="blocks-store-reader")
             if is_sqlite(self._url) and not self._fsync:
-                self._quick = quick_engine(self._url)
+                self._quick_engine = quick_engine(self._url)
+        if self._quick_engine is not None:
+            self._quick = self._quick_engine.connect()
         self._thread = threading.Thread(target=self._run, name="blocks-store-writer", daemon=True)
         self._thread.start()
 
@@ -128,9 +139,10 @@ class Database:
         if self._readers is not None:
             await loop.run_in_executor(None, self._readers.shutdown)
             self._readers = None
-        if self._quick is not None:
-            self._quick.dispose()
-            self._quick = None
+        if self._quick is not None and self._quick_engine is not None:
+            self._quick.close()
+            self._quick_engine.dispose()
+            self._quick = self._quick_engine = None
         self._let_go()
         engine.dispose()
         self._engine = None
@@ -145,14 +157,26 @@ class Database:
         """Runs `fn` in the writer's next transaction, in a savepoint of its own; done after the commit."""
         if self._thread is None or self._loop is None:
             raise RuntimeError("the database is not open")
-        job = _Job(fn, self._loop.create_future())
+        future: asyncio.Future[T] = self._loop.create_future()
+        job = _Job(fn, future)
         if self._quick is None or self._handed_over:  # behind what the thread has, never past it
             self._hand_over([job])
         else:
             self._gathered.append(job)
             if len(self._gathered) == 1:
                 self._loop.call_soon(self._commit_gathered)
-        return job.future
+        return future
+
+    def write_now(self, fn: Callable[[Connection], T]) -> T:
+        """The same here and now, in a transaction of its own. DatabaseBusy when that is not to be had."""
+        self._commit_gathered()
+        job: _Job = _Job(fn, None)
+        if self._quick is None or self._handed_over or not self._transact([job], patient=False):
+            raise DatabaseBusy
+        self._count_group()
+        if job.fault is not None:
+            raise job.fault
+        return job.value  # type: ignore[no-any-return]
 
     def _hand_over(self, group: list[_Job]) -> None:
         self._handed_over += len(group)
@@ -164,18 +188,22 @@ class Database:
         group, self._gathered = self._gathered, []
         if not group:
             return
-        if self._quick is None or self._handed_over or not self._transact(self._quick, group, patient=False):
+        if self._quick is None or self._handed_over or not self._transact(group, patient=False):
             self._hand_over(group)
             return
         _tell(group)
+        self._count_group()
+
+    def _count_group(self) -> None:
         self._quick_groups += 1
         if self._quick_groups >= CHECKPOINT_GROUPS:
             self._quick_groups = 0
-            self._jobs.put(_CHECKPOINT)
+            if not self.in_memory:
+                self._jobs.put(_CHECKPOINT)
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Runs `fn` on what was committed so far; it must not write."""
-        if self._readers is None:  # one connection in memory: the writer's thread serves reads in their turn
+        if self._readers is None:  # one connection in memory: it serves reads in their turn
             return await self.write(fn)
         engine, loop = self._engine, self._loop
         if engine is None or loop is None:
@@ -224,9 +252,8 @@ class Database:
 
     def _commit(self, group: list[_Job]) -> None:
         """On the writer thread."""
-        assert self._engine is not None
         assert self._loop is not None
-        self._transact(self._engine, group, patient=True)
+        self._transact(group, patient=True)
         try:
             self._loop.call_soon_threadsafe(self._told, group)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -236,10 +263,10 @@ class Database:
         self._handed_over -= len(group)
         _tell(group)
 
-    def _transact(self, engine: Engine, group: list[_Job], *, patient: bool) -> bool:
+    def _transact(self, group: list[_Job], *, patient: bool) -> bool:
         """False when the database is held by somebody else and nobody was to wait; nothing has happened then."""
         try:
-            with engine.begin() as connection:
+            with self._connection(patient=patient) as connection, connection.begin():
                 for job in group:
                     if len(group) == 1:
                         job.value = job.fn(connection)
@@ -261,6 +288,13 @@ class Database:
                 self._failing = False
         return True
 
+    def _connection(self, *, patient: bool) -> AbstractContextManager[Connection]:
+        if patient:
+            assert self._engine is not None
+            return self._engine.connect()
+        assert self._quick is not None
+        return nullcontext(self._quick)
+
 
 def _is_locked(fault: BaseException) -> bool:
     cause = getattr(fault, "orig", None) or fault
@@ -281,7 +315,7 @@ def _run_in_savepoint(connection: Connection, job: _Job) -> None:
 def _tell(group: list[_Job]) -> None:
     """In the loop, after the commit: everybody in the order of their writes."""
     for job in group:
-        if job.future.done():  # its caller was cancelled
+        if job.future is None or job.future.done():  # its caller was cancelled
             continue
         if job.fault is not None:
             job.future.set_exception(job.fault)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, text, update
 
 from blocks_network.server.store.schema import cursors, idempotency, tasks
+from blocks_network.server.store.statements import Prepared
 
 __all__ = [
     "KeyClaim",
@@ -96,15 +97,17 @@ CHANGING: tuple[str, ...] = (
     "reason",
     "completion_reason",
 )
-_INSERT = insert(tasks)
-_UPDATE = (
+_INSERT = Prepared(insert(tasks), COLUMNS)
+_UPDATE = Prepared(
     update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING})
 )
-_CLAIM = text(  # a clause that both databases have, and that SQLAlchemy has for each apart
-    "INSERT INTO idempotency (org_id, user_id, idempotency_key, task_id, created_at_ms)"
-    " VALUES (:org_id, :user_id, :idempotency_key, :task_id, :created_at_ms) ON CONFLICT DO NOTHING"
+_CLAIM = Prepared(
+    text(  # a clause that both databases have, and that SQLAlchemy has for each apart
+        "INSERT INTO idempotency (org_id, user_id, idempotency_key, task_id, created_at_ms)"
+        " VALUES (:org_id, :user_id, :idempotency_key, :task_id, :created_at_ms) ON CONFLICT DO NOTHING"
+    )
 )
-_MOVE = update(cursors).where(cursors.c.name == bindparam("of_name")).values(timetoken=bindparam("to"))
+_MOVE = Prepared(update(cursors).where(cursors.c.name == bindparam("of_name")).values(timetoken=bindparam("to")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,31 +154,27 @@ def changing(record: TaskRecord) -> dict[str, Any]:
 
 def insert_all(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """New tasks, each a mapping of all columns (`snapshot`)."""
-    if rows:
-        connection.execute(_INSERT, list(rows))
+    _INSERT.run_all(connection, rows)
 
 
 def update_all(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Tasks that have moved on, each as `changing` gives it."""
-    if rows:
-        connection.execute(_UPDATE, list(rows))
+    _UPDATE.run_all(connection, rows)
 
 
 def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[UserKey, str]:
     """Gives each free key to the first task that claims it here. Returns the task that has each one now."""
     holders: dict[UserKey, str] = {}
     for claim in claims:
-        taken = connection.execute(
-            _CLAIM,
-            {
-                "org_id": claim.org_id,
-                "user_id": claim.user_id,
-                "idempotency_key": claim.key,
-                "task_id": claim.task_id,
-                "created_at_ms": claim.at_ms,
-            },
-        )
-        holder = claim.task_id if taken.rowcount == 1 else holder_of(connection, claim.whose)
+        values = {
+            "org_id": claim.org_id,
+            "user_id": claim.user_id,
+            "idempotency_key": claim.key,
+            "task_id": claim.task_id,
+            "created_at_ms": claim.at_ms,
+        }
+        is_free = _CLAIM.run(connection, values) == 1
+        holder = claim.task_id if is_free else holder_of(connection, claim.whose)
         assert holder is not None
         holders[claim.whose] = holder
     return holders
@@ -229,8 +228,7 @@ def read_cursor(connection: Connection, name: str) -> int | None:
 
 
 def write_cursor(connection: Connection, name: str, timetoken: int) -> None:
-    moved = connection.execute(_MOVE, {"of_name": name, "to": timetoken})
-    if moved.rowcount == 0:
+    if _MOVE.run(connection, {"of_name": name, "to": timetoken}) == 0:
         connection.execute(insert(cursors).values(name=name, timetoken=timetoken))
 
 

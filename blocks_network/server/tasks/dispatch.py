@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 GROUP_MAX = 256
 RETRY = Backoff(first_s=0.05, cap_s=5)
+FAULTS = (BusFull, OSError, RuntimeError)
+"""What the bus may raise."""
 
 REQUEST_MINUTES = 24 * 60
 """How long the tokens of a request task hold when nothing limits its run."""
@@ -174,14 +176,28 @@ def _targeted(task: LiveTask, message: dict[str, Any]) -> Draft:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The next items, and what they are now: some are no longer wanted."""
+
+    items: Sequence[Outgoing]
+    drafts: Sequence[Draft]
+
+
 class Courier:
-    """Publishes what the ledger has committed, in that order, as many at a time as have gathered. One task."""
+    """Publishes what the ledger has committed, in that order, as many at a time as have gathered.
+
+    At once, where the bus takes it so; what it does not take waits for a task, and what comes then for that.
+    """
 
     def __init__(self, bus: Bus, keysets: Keysets, delivered: Callable[[Iterable[str]], None]) -> None:
         self._bus, self._keysets, self._delivered = bus, keysets, delivered
         self._pending: list[Outgoing] = []
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._made: _Group | None = None
+        """What the bus did not take at once."""
+        self._busy = False
         self._ending = False
         self._failures = 0
 
@@ -198,37 +214,60 @@ class Courier:
 
     def push(self, items: Iterable[Outgoing]) -> None:
         self._pending.extend(items)
-        self._wanted.set()
+        if not self._busy:
+            self._push_now()
+        if self._pending:
+            self._wanted.set()
+
+    def _push_now(self) -> None:
+        self._busy = True  # what follows from a message may want to publish another one, behind it
+        try:
+            while self._pending:
+                group = self._group()
+                if self._bus.publish_now(group.drafts) is None:
+                    self._made = group
+                    return
+                self._published(group)
+        except FAULTS as fault:
+            log.debug("left to the task: %s", fault)
+        finally:
+            self._busy = False
 
     async def _run(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            self._busy = True
             while self._pending:
-                group = self._pending[:GROUP_MAX]
-                del self._pending[:GROUP_MAX]
-                if not await self._publish(group):
-                    self._pending[:0] = group
+                if not await self._publish():
                     if self._ending:
                         return
                     await asyncio.sleep(RETRY.delay(self._failures))
+            self._busy = False
             if self._ending:
                 return
 
-    async def _publish(self, group: Sequence[Outgoing]) -> bool:
-        drafts = [draft for draft in map(self._draft, group) if draft is not None]
-        if drafts:
-            try:
-                await self._bus.publish_all(drafts)
-            except (BusFull, OSError, RuntimeError) as fault:
-                self._failures += 1
-                log.error("%d messages about tasks were not published, trying again: %s", len(drafts), fault)
-                return False
+    async def _publish(self) -> bool:
+        group, self._made = self._made or self._group(), None
+        try:
+            await self._bus.publish_all(group.drafts)
+        except FAULTS as fault:
+            self._failures += 1
+            log.error("%d messages about tasks were not published, trying again: %s", len(group.drafts), fault)
+            return False
         self._failures = 0
-        kept = [item.message_id for item in group if isinstance(item, OutboxMessage)]
+        self._published(group)
+        return True
+
+    def _group(self) -> _Group:
+        items = self._pending[:GROUP_MAX]
+        return _Group(items, [draft for draft in map(self._draft, items) if draft is not None])
+
+    def _published(self, group: _Group) -> None:
+        del self._pending[: len(group.items)]
+        kept = [item.message_id for item in group.items if isinstance(item, OutboxMessage)]
         if kept:
             self._delivered(kept)
-        return True
 
     def _draft(self, item: Outgoing) -> Draft | None:
         if not isinstance(item, OutboxMessage):

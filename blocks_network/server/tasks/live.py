@@ -47,8 +47,6 @@ class LiveTask(TaskRecord):
     sends: int = 0
     """How often its StartTask was published for the present lease."""
     send_due_ms: int = 0
-    committed: bool = True
-    """False until its row is in the database."""
     closing: Outcome | None = None
     """The network's own terminal is decided and on its way to the channel."""
     passing_until_ms: int = 0

@@ -26,7 +26,7 @@ from blocks_network.server.tasks.directory import Directory, max_backlog, max_ru
 from blocks_network.server.tasks.dispatch import Courier, ReadGrant, TaskTokens
 from blocks_network.server.tasks.fleets import Fleets
 from blocks_network.server.tasks.gate import Gate
-from blocks_network.server.tasks.ledger import Kept, Ledger
+from blocks_network.server.tasks.ledger import Ledger
 from blocks_network.server.tasks.life import shown_state
 from blocks_network.server.tasks.live import LiveTask, Outcome
 from blocks_network.server.tasks.overseer import Overseer
@@ -264,24 +264,10 @@ class TaskService:
         then = self._overseer.admit(task, max_backlog(provider, self._limits))
         claim = None if key is None else KeyClaim(*key, task.task_id, task.created_at_ms)
         state = shown_state(task.state)
-        stored = self._ledger.insert(task, claim, then)
-        try:
-            kept = await asyncio.shield(stored)
-        except asyncio.CancelledError:
-            # the caller has gone; the task is taken all the same, unless the database refuses it
-            stored.add_done_callback(partial(self._abandoned, task))
-            raise
-        except Exception:
-            self._overseer.drop(task)
-            raise
+        kept = await self._ledger.insert(task, claim, then, partial(self._overseer.drop, task))
         if kept.task_id != task.task_id:
-            self._overseer.drop(task)
             return await self._existing(kept.task_id, principal)
         return self._answer(task, state, cursor=kept.cursor)
-
-    def _abandoned(self, task: LiveTask, stored: asyncio.Future[Kept]) -> None:
-        if stored.cancelled() or stored.exception() is not None or stored.result().task_id != task.task_id:
-            self._overseer.drop(task)
 
     def _hook(self, wanted: Wanted) -> Webhook | None:
         if wanted.push is None:

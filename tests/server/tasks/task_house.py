@@ -10,10 +10,12 @@ import functools
 import inspect
 import itertools
 import json
+import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -103,6 +105,14 @@ class House:
         if self._directory is not None:
             self._directory.close()
 
+    @contextmanager
+    def held_database(self) -> Iterator[None]:
+        """Somebody else has the database: what is to be committed waits. Of a durable house."""
+        assert self._directory is not None
+        with closing(sqlite3.connect(self._directory.path / "network.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+
     # --- time ---
 
     def _heard(self, message: Message) -> None:
@@ -134,6 +144,7 @@ class House:
         await self.network.bus.current()
         for _ in range(5):  # the courier and the looks into the database have their turns
             await self.network.database.read(lambda connection: None)
+            await self.network.bus.history("none", "none", limit=1, newest=True)  # waits for the log's writer
             await asyncio.sleep(0)
 
     # --- calls ---
@@ -316,12 +327,16 @@ def ids(answer: dict[str, Any]) -> list[str]:
     return [task["taskId"] for task in answer["tasks"]]
 
 
-def housed(**bounds: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+def housed(*, durable: bool = False, **bounds: Any) -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
     """A test with a parameter `house`: a network in memory, with these limits, and the agent `worker` in it."""
 
     def wrap(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         async def run(**given: Any) -> None:
-            async with House(Clock(), Limits(**bounds)) as house:
+            with TemporaryDirectory() as directory:
+                await on(Path(directory) if durable else None, **given)
+
+        async def on(path: Path | None, **given: Any) -> None:
+            async with House(Clock(), Limits(**bounds), path) as house:
                 await house.register()
                 await test(house=house, **given)
 

@@ -157,6 +157,7 @@ async def test_a_task_that_is_refused_is_queued_again_and_not_failed(house: Hous
 async def test_a_refused_task_goes_to_another_instance_at_once(house: House) -> None:
     full, free = await house.hand(), await house.hand()
     task = await house.send()
+    await house.until(lambda: full.given or free.given)
     first, second = (full, free) if full.given else (free, full)
     await first.refuse(task)
     await second.start(task)

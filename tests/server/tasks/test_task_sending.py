@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from typing import Any
 
 import pytest
-from task_house import DEADLINE_S, Hand, House, Refused, housed
+from task_house import Hand, House, Refused, housed
 
 from blocks_network.server.access.permissions import Bits
 from blocks_network.server.access.tokens import CapabilityTokens
@@ -370,22 +369,19 @@ async def test_a_caller_that_goes_does_not_take_the_task_of_equal_calls_with_it(
     assert (await house.call("ListTasks"))["totalCount"] == 1
 
 
-@housed()
+@housed(durable=True)
 async def test_a_task_that_is_being_stored_is_taken_though_its_caller_has_gone(house: House) -> None:
     principal = await house.network.api_keys.verify(house.identity.api_key)
     assert principal is not None
     hand = await house.hand(concurrency=2)
     await hand.start(await house.send())
-    gate = threading.Event()
-    held = asyncio.ensure_future(house.network.database.write(lambda connection: gate.wait(DEADLINE_S)))
-    gone = asyncio.create_task(house.network.tasks.send(principal, {"agentName": "worker", "billingMode": "free"}))
-    for _ in range(3):  # it waits for the database now
-        await asyncio.sleep(0)
-    gone.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await gone
-    gate.set()
-    await held
+    with house.held_database():
+        gone = asyncio.create_task(house.network.tasks.send(principal, {"agentName": "worker", "billingMode": "free"}))
+        for _ in range(5):  # it waits for the database now
+            await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
     start = await hand.start()
     assert (await house.call("ListTasks"))["totalCount"] == 2
     await hand.end(start["taskId"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
@@ -263,23 +262,18 @@ async def test_a_canceled_task_that_is_refused_is_canceled(house: House) -> None
     assert (await house.ended(task))["state"] == "canceled"
 
 
-@housed()
+@housed(durable=True)
 async def test_a_cancel_before_the_start_has_left_ends_the_task_at_once(house: House) -> None:
     principal = await house.network.api_keys.verify(house.identity.api_key)
     assert principal is not None
     hand = await house.hand()
     first, task = await house.send(), await house.send()
     await hand.start(first)
-    gate = threading.Event()
-    held = asyncio.ensure_future(house.network.database.write(lambda connection: gate.wait(DEADLINE_S)))
-    try:
+    with house.held_database():
         await hand.end(first)  # the next one has its place, and nothing of that is committed
         assert (await house.network.tasks.get(principal, {"taskId": task}))["task"]["state"] == "submitted"
         wish = asyncio.ensure_future(house.network.tasks.control(principal, "CancelTask", {"taskId": task}))
         await asyncio.sleep(0)
-    finally:
-        gate.set()
-    await held
     await wish
     assert (await house.ended(task))["state"] == "canceled"
     assert hand.given == [first]

@@ -1,0 +1,51 @@
+"""Statements that run for each task: compiled once, then given to the driver as text and values.
+
+SQLAlchemy's `execute` looks at a statement's parts, types and events anew at each call, which takes longer than SQLite
+takes for the statement. What is left is `exec_driver_sql`: the same connection, transaction and faults. Only columns of
+texts, numbers and booleans may be named: nothing translates their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ClauseElement, Connection, Dialect
+
+__all__ = ["Prepared"]
+
+Values = Mapping[str, Any]
+
+
+class Prepared:
+    """One statement, with the names of the columns that an INSERT is to set."""
+
+    def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
+        self._statement, self._columns = statement, None if columns is None else list(columns)
+        self._compiled: dict[str, tuple[str, Callable[[Values], Any]]] = {}
+
+    def run(self, connection: Connection, values: Values) -> int:
+        """Returns how many rows it concerned."""
+        text, arranged = self._for(connection.dialect)
+        return connection.exec_driver_sql(text, arranged(values)).rowcount
+
+    def run_all(self, connection: Connection, rows: Sequence[Values]) -> None:
+        """Once for each of the rows."""
+        if rows:
+            text, arranged = self._for(connection.dialect)
+            connection.exec_driver_sql(text, [arranged(values) for values in rows])
+
+    def _for(self, dialect: Dialect) -> tuple[str, Callable[[Values], Any]]:
+        found = self._compiled.get(dialect.name)
+        if found is None:
+            compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
+            names: Sequence[str] | None = getattr(compiled, "positiontup", None)
+            found = self._compiled[dialect.name] = str(compiled), _arrangement(names)
+        return found
+
+
+def _arrangement(names: Sequence[str] | None) -> Callable[[Values], Any]:
+    """As the driver takes a row's values: by position, or (None) by name."""
+    if names is None:
+        return dict
+    return lambda values: tuple([values[name] for name in names])
