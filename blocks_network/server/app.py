@@ -27,7 +27,6 @@ from blocks_network.server.access.revocations import Revocations
 from blocks_network.server.access.tokens import CapabilityTokens
 from blocks_network.server.accesslog import AccessLog
 from blocks_network.server.api.app import build_api
-from blocks_network.server.api.observed import Observed
 from blocks_network.server.api.services import Services
 from blocks_network.server.blobs.directory import DirectoryBlobs
 from blocks_network.server.blobs.sessions import UploadSessions
@@ -115,7 +114,7 @@ class Network:
             observe=self._observe,
         )
         self._open_gateway(tokens)
-        self.api = self._build_api(
+        self.api = build_api(
             Services(
                 keysets=keysets,
                 limits=limits,
@@ -132,7 +131,8 @@ class Network:
                 origin=origin,
                 ssl=ssl,
                 features=config.features,
-            )
+            ),
+            self._observe,
         )
         self._measure()
         self._running, self._ready = AsyncExitStack(), False
@@ -152,10 +152,6 @@ class Network:
             webhooks=self.webhooks,
             keeps_streams="durable-streams" in config.features,
         )
-
-    def _build_api(self, services: Services) -> Observed:
-        api = build_api(services)
-        return Observed(api, api.routes, self._observe)
 
     def _open_gateway(self, tokens: CapabilityTokens) -> None:
         """The operations that the gateway does not bring itself, and the channels on which the tasks have a say."""

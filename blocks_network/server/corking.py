@@ -33,6 +33,11 @@ class Corked:
             return
         self._write(data)
 
+    def write_through(self, data: bytes) -> None:
+        """A whole answer."""
+        self.uncork()
+        self._write(data)
+
     def uncork(self) -> None:
         if self._held:
             data, self._held = self._held, b""

@@ -12,14 +12,16 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from blocks_network.errors import ConfigurationError
+from blocks_network.server import whole
 from blocks_network.server.corking import Corked
 
 __all__ = ["App", "Listener", "bind"]
@@ -149,6 +151,24 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._body_open = True
         super().on_headers_complete()
+        whole.offer(cast("dict[str, Any]", self.scope), partial(self._send_whole, self.cycle))
+
+    def _send_whole(self, cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
+        """See `SendWhole`. What `cycle.send` does for an answer's head and body, once for both."""
+        if cycle.disconnected:
+            return True
+        if cycle.response_started or self.flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        cycle.response_started = cycle.response_complete = True
+        closing = b"" if cycle.keep_alive else b"connection: close\r\n"
+        self._corked.write_through(
+            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (STATUS_LINE[status], head, len(body), closing, body)
+        )
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def on_message_complete(self) -> None:
         self._body_open = False

@@ -15,8 +15,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from blocks_network.server.outcomes import Observe, Outcome
+from blocks_network.server.whole import offer, send_whole_of
 
-__all__ = ["OPERATION", "Observed"]
+__all__ = ["OPERATION", "RPC_PATH", "Observed"]
 
 OPERATION = "blocks.operation"
 """A route that serves several operations puts the one that it is into the scope, from a fixed set."""
@@ -73,6 +74,17 @@ class Observed:
                 answer = message.get("body", b"")
             await send(message)
 
+        send_whole = send_whole_of(scope)
+        if send_whole is not None:
+
+            def whole_on(given: int, head: bytes, body: bytes) -> bool:
+                nonlocal status, answer
+                if not send_whole(given, head, body):
+                    return False
+                status, answer = given, body
+                return True
+
+            offer(scope, whole_on)
         try:
             await self._app(scope, receive, send_on)
         finally:

@@ -8,7 +8,7 @@ themselves: nothing was changed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from blocks_network.server.access.principal import CONSUMER, Principal
 from blocks_network.server.api.bearer import bearer_of, principal_of
 from blocks_network.server.api.bodies import read_object
 from blocks_network.server.api.errors import ApiRefusal, json_answer, unauthenticated
-from blocks_network.server.api.observed import OPERATION
+from blocks_network.server.api.observed import OPERATION, RPC_PATH
 from blocks_network.server.api.services import Services
 from blocks_network.server.store.database import StoreFault
 from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params
@@ -34,7 +34,7 @@ from blocks_network.wire.rpc import (
     result_envelope,
 )
 
-__all__ = ["routes"]
+__all__ = ["routes", "rpc"]
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,14 @@ FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
 
 
 def routes(services: Services) -> list[Route]:
+    return [Route(RPC_PATH, rpc(services), methods=["POST"])]
+
+
+def rpc(services: Services) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint of all calls."""
     most = services.limits.body_bytes
 
-    async def rpc(request: Request) -> Response:
+    async def endpoint(request: Request) -> Response:
         principal = None if bearer_of(request) is None else await principal_of(request, services)
         try:
             envelope = await (_read_anonymous(request) if principal is None else read_object(request, most))
@@ -66,7 +71,7 @@ def routes(services: Services) -> list[Route]:
             return json_answer(answered, 503, {"Retry-After": BUSY_RETRY_S})
         return json_answer(answered)
 
-    return [Route("/api/v1/rpc", rpc, methods=["POST"])]
+    return endpoint
 
 
 async def _read_anonymous(request: Request) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ from blocks_network.server.gateway import batch, history, publish, subscribe, ti
 from blocks_network.server.gateway.polls import Polls
 from blocks_network.server.gateway.refusals import denial, unavailable, unknown_keyset
 from blocks_network.server.gateway.reply import Refusal, Reply, json_reply, not_found
-from blocks_network.server.gateway.request import Receive, Request, Scope, Send, is_from_browser
+from blocks_network.server.gateway.request import Receive, Request, Scope, Send
 from blocks_network.server.gateway.routing import Answer, Handler, OpenHandler, Route, Routes
 from blocks_network.server.gateway.sending import Held, Streamed, send_preflight, send_reply, send_streamed
 from blocks_network.server.limits import Limits
@@ -235,18 +235,18 @@ class Gateway:
             status = await self._send(answer, request, send)
         except Refusal as refusal:
             status, reason = refusal.reply.status, refusal.reason
-            await send_reply(send, refusal.reply, is_from_browser(scope))
+            await send_reply(scope, send, refusal.reply)
         except BusFull as full:
             log.warning("%s refused: %s", operation, full)
             status, reason = 503, "full"
-            await send_reply(send, unavailable(), is_from_browser(scope))
+            await send_reply(scope, send, unavailable())
         except ConnectionError:
             status, reason = 499, "gone"  # the client left before it was answered
         except Exception:  # the edge: a fault of one request must not end its connection without an answer
             log.exception("%s failed", operation)
             status, reason = 500, "fault"
             body = {"status": 500, "error": True, "message": "Internal error"}
-            await send_reply(send, json_reply(body, 500), is_from_browser(scope))
+            await send_reply(scope, send, json_reply(body, 500))
         if self.observe is not None:
             client: str = (scope.get("client") or ("", 0))[0]
             seconds = perf_counter() - began
@@ -264,7 +264,7 @@ class Gateway:
     async def _send(self, answer: Answer, request: Request, send: Send) -> int:
         """Returns the status for the metrics."""
         if isinstance(answer, Reply):
-            await send_reply(send, answer, request.from_browser)
+            await send_reply(request.scope, send, answer)
             return answer.status
         if isinstance(answer, Streamed):
             await send_streamed(send, answer, request.from_browser)

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from blocks_network.server.gateway.reply import Reply
-from blocks_network.server.gateway.request import Request, Send
+from blocks_network.server.gateway.request import Request, Scope, Send, is_from_browser
+from blocks_network.server.whole import head_of, send_whole_of
 
 __all__ = ["Held", "Streamed", "send_preflight", "send_reply", "send_streamed"]
 
@@ -40,20 +41,21 @@ class Held:
     any case, once, when the request is over.
     """
 
-    __slots__ = ("_browser", "_send", "_sending", "answered")
+    __slots__ = ("_scope", "_send", "_sending", "answered")
 
     def __init__(self) -> None:
         self.answered: Reply | None = None
-        self._browser = False
+        self._scope: Scope = {}
         self._send: Send | None = None
         self._sending: asyncio.Task[None] | None = None
 
     def answer(self, reply: Reply) -> None:
         """Sends the reply; only the first one counts. Must be called in the loop."""
-        if self.answered is None:
-            self.answered = reply
-            if self._send is not None:
-                self._sending = asyncio.get_running_loop().create_task(send_reply(self._send, reply, self._browser))
+        if self.answered is not None:
+            return
+        self.answered = reply
+        if self._send is not None and not _sent_whole(self._scope, reply):
+            self._sending = asyncio.get_running_loop().create_task(send_reply(self._scope, self._send, reply))
 
     def left(self) -> None:
         """The request is over: answered, or its client has gone. Gives up what it holds."""
@@ -62,28 +64,35 @@ class Held:
         """Returns when the answer is sent or the client has gone."""
         try:
             if self.answered is not None:
-                await send_reply(send, self.answered, request.from_browser)
+                await send_reply(request.scope, send, self.answered)
                 return
-            self._send, self._browser = send, request.from_browser
+            self._scope, self._send = request.scope, send
             await request.gone()
             if self._sending is not None:
                 await self._sending
         finally:
-            self._send = None
+            self._scope, self._send = {}, None
             self.left()
 
 
-async def send_reply(send: Send, reply: Reply, browser: bool) -> None:
-    """To a `browser` with the headers that let its pages read the answer; every other client would only parse them."""
-    headers = [
-        (b"content-type", reply.content_type.encode("latin-1")),
-        (b"content-length", b"%d" % len(reply.body)),
-        *(_TO_BROWSERS if browser else _EVERY_ANSWER),
-    ]
-    if reply.headers:
-        headers = _with(headers, reply.headers)
+async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
+    """To a browser with the headers that let its pages read the answer; every other client would only parse them."""
+    if _sent_whole(scope, reply):
+        return
+    headers = [(b"content-length", b"%d" % len(reply.body)), *_headers(scope, reply)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
+
+
+def _sent_whole(scope: Scope, reply: Reply) -> bool:
+    send_whole = send_whole_of(scope)
+    return send_whole is not None and send_whole(reply.status, head_of(*_headers(scope, reply)), reply.body)
+
+
+def _headers(scope: Scope, reply: Reply) -> list[tuple[bytes, bytes]]:
+    common = _TO_BROWSERS if is_from_browser(scope) else _EVERY_ANSWER
+    headers = [(b"content-type", reply.content_type.encode("latin-1")), *common]
+    return _with(headers, reply.headers) if reply.headers else headers
 
 
 async def send_streamed(send: Send, streamed: Streamed, browser: bool) -> None:
