@@ -1,7 +1,7 @@
 """Keep-alive HTTP connections, one pool for the whole process: platform calls and the pubnub library share it.
 
-`http.client` and not a larger client, because the interpreter's lock is what limits an agent: a request through this
-pool costs a quarter of the CPU of the pubnub library's own stack (benchmarks/http_stack.py).
+Thin connections and not a larger client, because the interpreter's lock is what limits an agent: a request through this
+pool costs a small part of the CPU of the pubnub library's own stack.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from blocks_network.errors import ConfigurationError, TransportError
+from blocks_network.transport.connection import Connection, TlsConnection
 
 __all__ = [
     "POOL",
@@ -39,6 +40,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+Peer = tuple[str, str, int]
+"""Scheme, host, port."""
 MAX_IDLE_S = 20.0
 """A connection idle for longer is not used again. Servers close theirs after 60 s or more."""
 MAX_IDLE_PER_HOST = 64
@@ -47,6 +50,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 PIECE_BYTES = 256 * 1024
 """What is read at once of an answer that is not read whole."""
 MAX_REDIRECTS = 3
+DEFAULT_PORTS = {"http": 80, "https": 443}
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -129,45 +133,11 @@ class Interruption:
                 except OSError as fault:  # the peer was quicker
                     log.debug("socket already closed: %s", fault)
 
-    @contextmanager
-    def watching(self, connection: http.client.HTTPConnection) -> Iterator[None]:
+    def watch(self, sock: socket.socket | None) -> bool:
+        """The socket to close, None when the request is over. False when it was interrupted already."""
         with self._lock:
-            if self.interrupted:
-                raise Interrupted("the request was interrupted")
-            self._socket = connection.sock
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._socket = None
-
-
-class _Connection(http.client.HTTPConnection):
-    """Sends the head and the body of a request in one segment: each of its own would wake the server."""
-
-    _held: list[bytes] | None = None
-
-    @contextmanager
-    def corked(self) -> Iterator[None]:
-        """What is sent within leaves at its end, all at once."""
-        self._held = []
-        try:
-            yield
-            held, self._held = self._held, None
-            if held:
-                super().send(b"".join(held))
-        finally:
-            self._held = None
-
-    def send(self, data: Any) -> None:
-        if self._held is not None and self.sock is not None and isinstance(data, bytes):
-            self._held.append(data)
-        else:
-            super().send(data)
-
-
-class _TlsConnection(_Connection, http.client.HTTPSConnection):
-    """The same over TLS."""
+            self._socket = None if self.interrupted else sock
+            return not self.interrupted
 
 
 class ConnectionPool:
@@ -175,7 +145,7 @@ class ConnectionPool:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._idle: dict[tuple[str, str, int], list[tuple[float, _Connection]]] = defaultdict(list)
+        self._idle: dict[Peer, list[tuple[float, Connection]]] = defaultdict(list)
         self._tls: ssl.SSLContext | None = None
         os.register_at_fork(after_in_child=self._forget)
 
@@ -222,7 +192,7 @@ class ConnectionPool:
         """
         key, target = _addressed(url)
         connection, proxied_target = self._take(key, target, connect_timeout_s)
-        faults = partial(_faults_of, connection, url, read_timeout_s)
+        faults = partial(_Faults, connection, url, read_timeout_s)
         with faults():
             if connection.sock is not None:
                 connection.sock.settimeout(read_timeout_s)
@@ -268,17 +238,15 @@ class ConnectionPool:
     ) -> Response:
         key, target = _addressed(url)
         payload = body.encode() if isinstance(body, str) else body
-        connection, proxied_target = self._take(key, target, connect_timeout_s)
-        watch = (interruption or Interruption()).watching(connection)
-        with _faults_of(connection, url, read_timeout_s, interruption), watch:
-            sock = connection.sock
-            if sock is not None:
-                sock.settimeout(read_timeout_s)
-            with connection.corked():
-                connection.request(method, proxied_target, body=payload, headers=dict(headers or {}))
-            answer = connection.getresponse()
+        connection, target = self._take(key, target, connect_timeout_s)
+        with _Faults(connection, url, read_timeout_s, interruption):
+            if connection.sock is not None:
+                connection.sock.settimeout(read_timeout_s)
+            answer = connection.exchange(method, target, _host_of(key), payload, headers or {})
             with closing(answer):  # of one that ends its connection, the connection itself knows nothing any more
                 content = answer.read(MAX_ANSWER_BYTES + 1)
+                if answer.length and len(content) <= MAX_ANSWER_BYTES:
+                    raise http.client.IncompleteRead(content, answer.length)
         if len(content) > MAX_ANSWER_BYTES:
             connection.close()
             raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
@@ -288,7 +256,7 @@ class ConnectionPool:
             self._give_back(key, connection)
         return Response(answer.status, answer.headers, content, url)  # type: ignore[arg-type]
 
-    def _take(self, key: tuple[str, str, int], target: str, connect_timeout_s: float) -> tuple[_Connection, str]:
+    def _take(self, key: Peer, target: str, connect_timeout_s: float) -> tuple[Connection, str]:
         """A connection that is open, and the target to name on it (a whole address through a plain proxy)."""
         scheme, host, port = key
         proxy = _proxy_for(scheme, host)
@@ -304,16 +272,16 @@ class ConnectionPool:
                 return connection, address
             connection.close()
 
-    def _open(self, key: tuple[str, str, int], proxy: SplitResult | None, timeout_s: float) -> _Connection:
+    def _open(self, key: Peer, proxy: SplitResult | None, timeout_s: float) -> Connection:
         scheme, host, port = key
         peer = (proxy.hostname or "", proxy.port or 80) if proxy else (host, port)
-        connection: _Connection
+        connection: Connection
         if scheme == "https":
-            connection = _TlsConnection(*peer, timeout=timeout_s, context=self.tls_context())
+            connection = TlsConnection(*peer, timeout=timeout_s, context=self.tls_context())
             if proxy:
                 connection.set_tunnel(host, port, headers=_proxy_credentials(proxy))
         else:
-            connection = _Connection(*peer, timeout=timeout_s)
+            connection = Connection(*peer, timeout=timeout_s)
         try:
             connection.connect()
             _notice_dead_peers(connection.sock)
@@ -326,7 +294,7 @@ class ConnectionPool:
             raise ConnectFailed(f"{host}:{port} cannot be reached ({cause})") from fault
         return connection
 
-    def _give_back(self, key: tuple[str, str, int], connection: _Connection) -> None:
+    def _give_back(self, key: Peer, connection: Connection) -> None:
         with self._lock:
             entries = self._idle[key]
             if len(entries) < MAX_IDLE_PER_HOST:
@@ -348,33 +316,60 @@ def _notice_dead_peers(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds_or_count)
 
 
-@contextmanager
-def _faults_of(
-    connection: http.client.HTTPConnection, url: str, read_timeout_s: float, interruption: Interruption | None = None
-) -> Iterator[None]:
-    """The one edge to the library's faults: each closes the connection and becomes an error of ours."""
-    try:
-        yield
-    except TimeoutError as fault:
-        connection.close()
-        raise TimedOut(f"{_shown(url)} did not answer within {read_timeout_s:g} s") from fault
-    except (OSError, http.client.HTTPException) as fault:
-        connection.close()
-        if interruption is not None and interruption.interrupted:
-            raise Interrupted("the request was interrupted") from fault
-        raise TransportError(f"{_shown(url)}: connection lost ({fault or type(fault).__name__})") from fault
-    except BaseException:
-        connection.close()
-        raise
+class _Faults:
+    """The one edge to the library's faults: each closes the connection and becomes an error of ours.
+
+    With an interruption, that may end what is done within.
+    """
+
+    __slots__ = ("_connection", "_interruption", "_timeout_s", "_url")
+
+    def __init__(
+        self, connection: Connection, url: str, read_timeout_s: float, interruption: Interruption | None = None
+    ) -> None:
+        self._connection, self._url, self._timeout_s = connection, url, read_timeout_s
+        self._interruption = interruption
+
+    def __enter__(self) -> None:
+        if self._interruption is not None and not self._interruption.watch(self._connection.sock):
+            self._connection.close()
+            raise Interrupted("the request was interrupted")
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _trace: object) -> None:
+        interruption = self._interruption
+        if interruption is not None:
+            interruption.watch(None)
+        if fault is None:
+            return
+        self._connection.close()
+        if isinstance(fault, TimeoutError):
+            raise TimedOut(f"{_shown(self._url)} did not answer within {self._timeout_s:g} s") from fault
+        if isinstance(fault, (OSError, http.client.HTTPException)):
+            if interruption is not None and interruption.interrupted:
+                raise Interrupted("the request was interrupted") from fault
+            raise TransportError(f"{_shown(self._url)}: connection lost ({fault or type(fault).__name__})") from fault
 
 
-def _addressed(url: str) -> tuple[tuple[str, str, int], str]:
-    """The peer (scheme, host, port) and what to ask it for."""
-    parts = _split(url)
-    target = parts.path or "/"
-    if parts.query:
-        target = f"{target}?{parts.query}"
-    return (parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)), target
+def _addressed(url: str) -> tuple[Peer, str]:
+    """The peer, and what to ask it for."""
+    scheme, _, rest = url.partition("://")
+    place, slash, target = rest.partition("/")
+    if not slash or "#" in target or "?" in place:
+        parts = urlsplit(url)
+        place, target = parts.netloc, f"{parts.path[1:]}?{parts.query}" if parts.query else parts.path[1:]
+    return _peer(scheme, place), f"/{target}"
+
+
+@lru_cache(maxsize=256)
+def _peer(scheme: str, place: str) -> Peer:
+    parts = _split(f"{scheme}://{place}")
+    return parts.scheme, parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+
+
+def _host_of(peer: Peer) -> str:
+    """The Host header."""
+    scheme, host, port = peer
+    return _bracketed(host) if port == DEFAULT_PORTS[scheme] else f"{_bracketed(host)}:{port}"
 
 
 def _split(url: str) -> SplitResult:
