@@ -139,10 +139,13 @@ class Bus(Protocol):
         Readers of that name get it with the same timetoken, as long as memory holds it; nothing is stored under it.
         """
 
-    def follow(self, prefix: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
+    def follow(
+        self, prefix: str, deliver: Callable[[Message], None], settled: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
         """Calls `deliver` in the loop for each message, as it becomes visible, on channels that start with `prefix`.
 
-        In timetoken order, stored or not. `deliver` must be quick and must not raise. Returns the way to stop.
+        In timetoken order, stored or not; `settled` after the last one of those that become visible together. Both
+        must be quick and must not raise. Returns the way to stop.
         """
 
 

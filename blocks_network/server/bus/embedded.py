@@ -70,7 +70,7 @@ class EmbeddedBus:
         self._renewing = False
         self._pending: deque[_Pending] = deque()
         self._tails = self._new_tails(0)
-        self._followers: list[tuple[str, Callable[[Message], None]]] = []
+        self._followers: list[tuple[str, Callable[[Message], None], Callable[[], None] | None]] = []
         self._aliases: list[tuple[str, Callable[[Draft], str | None]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -174,7 +174,7 @@ class EmbeddedBus:
         for message in messages:
             if not (kept and message.draft.stored):
                 self._keep(message)
-            self._tell(message)
+        self._tell(messages)
         return messages, None
 
     def _refuse_when_stopped(self) -> None:
@@ -240,20 +240,27 @@ class EmbeddedBus:
                 shown = pending.drafted if pending.fault is None else ()
                 for message in shown:
                     self._tails.append(message)
-            for message in shown:
-                self._tell(message)
+            self._tell(shown)
             if not pending.done.done():  # whoever waited may have been cancelled
                 if pending.fault is None:
                     pending.done.set_result(None)
                 else:
                     pending.done.set_exception(pending.fault)
 
-    def _tell(self, message: Message) -> None:
-        for prefix, deliver in self._followers:
-            if message.draft.channel.startswith(prefix):
+    def _tell(self, messages: Sequence[Message]) -> None:
+        """Those that have become visible together."""
+        for message in messages:
+            for prefix, deliver, _ in self._followers:
+                if message.draft.channel.startswith(prefix):
+                    try:
+                        deliver(message)
+                    except Exception:  # the edge to whoever follows: one of them must not stop the others
+                        log.exception("a follower of %r failed", prefix)
+        for prefix, _, settled in self._followers:
+            if settled is not None:
                 try:
-                    deliver(message)
-                except Exception:  # the edge to whoever follows: one of them must not stop the others
+                    settled()
+                except Exception:  # the same edge
                     log.exception("a follower of %r failed", prefix)
 
     def alias(self, prefix: str, also: Callable[[Draft], str | None]) -> None:
@@ -265,8 +272,10 @@ class EmbeddedBus:
                 return also(draft)
         return None
 
-    def follow(self, prefix: str, deliver: Callable[[Message], None]) -> Callable[[], None]:
-        entry = (prefix, deliver)
+    def follow(
+        self, prefix: str, deliver: Callable[[Message], None], settled: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
+        entry = (prefix, deliver, settled)
         self._followers = [*self._followers, entry]
 
         def stop() -> None:

@@ -108,7 +108,7 @@ class Gateway:
         """Begins to hear the bus. The bus and presence have been started, and all routes are added."""
         for part in self._parts:
             await part.start()
-        self._stops.append(self.bus.follow("", self.polls.deliver))
+        self._stops.append(self.bus.follow("", self.polls.deliver, self.polls.settled))
         if self.groups is not None:
             groups = self.groups
             self._stops.append(groups.on_change(lambda keyset, group: self.polls.regroup(groups, keyset, group)))

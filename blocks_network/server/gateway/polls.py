@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Poll", "Polls", "Selection"]
 
+FEW = 16
+"""Polls that are answered in the turn of the publish that wakes them."""
+
 
 class Selection:
     """Which messages a reader gets: those of its names that its filter lets pass, up to the limit of an answer."""
@@ -69,14 +72,14 @@ class Poll(Held):
         return self.grant.token_id or None if self.grant is not None else None
 
     def hear(self, message: Message) -> None:
-        """A message of one of its channels became visible. Answers in the loop's next turn, with all until then."""
+        """A message of one of its channels became visible. Answered with all that became visible with it."""
         if self._news is None:
             self._news = [message]
-            asyncio.get_running_loop().call_soon(self._tell)
+            self._polls.with_news.append(self)
         elif self._news[-1] is not message:  # it may match by several names
             self._news.append(message)
 
-    def _tell(self) -> None:
+    def tell_news(self) -> None:
         news, self._news = self._news, None
         if news is None or self.answered is not None:
             return
@@ -99,7 +102,7 @@ class Poll(Held):
 
     def release(self) -> None:
         """Answers with what it has heard, if it is nothing."""
-        self._tell()
+        self.tell_news()
         self.tell((), None)
 
     def deny(self, message: str) -> None:
@@ -117,8 +120,11 @@ class Polls:
         self.counts = PollCounts(limits)
         self.delivered = 0
         """Messages in all answers so far, those of requests that did not have to wait included."""
+        self.with_news: list[Poll] = []
+        """Those that have heard something and were not answered yet."""
         self.releasing = False
         """Nobody waits any more: the gateway ends."""
+        self._telling: asyncio.Handle | None = None
         self._wheel = Wheel(slot_s=min(1.0, limits.hold_s / 8))
         self._by_channel: dict[tuple[str, str], dict[Poll, None]] = {}
         self._by_wildcard: dict[tuple[str, str], dict[Poll, None]] = {}
@@ -180,6 +186,22 @@ class Polls:
             for pattern in patterns_of(channel):
                 for poll in self._by_wildcard.get((keyset, pattern), ()):
                     poll.hear(message)
+
+    def settled(self) -> None:
+        """Told by the bus after the last of the messages that became visible together.
+
+        A few readers are answered before the publisher. Of many, it does not have to wait for all.
+        """
+        if len(self.with_news) <= FEW:
+            self._tell_news()
+        elif self._telling is None:
+            self._telling = asyncio.get_running_loop().call_soon(self._tell_news)
+
+    def _tell_news(self) -> None:
+        self._telling = None
+        polls, self.with_news = self.with_news, []
+        for poll in polls:
+            poll.tell_news()
 
     def regroup(self, groups: Groups, keyset: str, group: str) -> None:
         """A group's members changed: those who wait for it hear the new ones from here on."""

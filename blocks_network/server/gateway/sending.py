@@ -37,8 +37,7 @@ class Streamed:
 class Held:
     """An answer that comes later: the request's own task waits for its client's end, whoever answers sends.
 
-    So a waiting request costs one task and no timer. Exactly one of `answer` and `left` ends it; `left` is called in
-    any case, once, when the request is over.
+    So a waiting request costs one task and no timer. `left` is called when it is answered, or its client has gone.
     """
 
     __slots__ = ("_scope", "_send", "_sending", "answered")
@@ -54,11 +53,12 @@ class Held:
         if self.answered is not None:
             return
         self.answered = reply
+        self.left()
         if self._send is not None and not _sent_whole(self._scope, reply):
             self._sending = asyncio.get_running_loop().create_task(send_reply(self._scope, self._send, reply))
 
     def left(self) -> None:
-        """The request is over: answered, or its client has gone. Gives up what it holds."""
+        """It is answered, or its client has gone: gives up what it holds. May be called again."""
 
     async def run(self, request: Request, send: Send) -> None:
         """Returns when the answer is sent or the client has gone."""
