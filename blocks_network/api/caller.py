@@ -24,6 +24,7 @@ __all__ = ["AFFINITY", "Answer", "AuthProvider", "Caller", "WriteAffinity", "api
 log = logging.getLogger(__name__)
 
 DEFAULT_TIMEOUT_S = 30.0
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 LATER = Backoff(first_s=0.5, factor=2, cap_s=5)
 """Between tries of a call that the network has no time for, where it does not say itself when to come back."""
 MAX_TRIES = 8
@@ -190,7 +191,7 @@ def post_json(
 
 
 def send_json(method: str, url: str, body: Any, headers: dict[str, str], timeout_s: float) -> Response:
-    payload = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+    payload = None if body is None else _encode(body).encode()
     if not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
     return POOL.request(method, url, body=payload, headers=headers, read_timeout_s=timeout_s)

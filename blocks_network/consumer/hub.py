@@ -81,33 +81,54 @@ class Hub:
         self._lost_early = False
         self._subscription: Subscription | None = None
         self._idle: Timer | None = None
+        self._left_at = 0.0
+        self._joining = 0
         self._down = False
         self._refusals = 0
         self._outage_over_at: float | None = None
 
     def join(self, channel: str, reader: HubReader, cursor: int) -> Place:
         """Delivers what comes on the task's channel above `cursor`. BlocksError when the group cannot be read."""
-        self._start(cursor)
-        place = Place(self, channel, reader)
-        while True:
+        with self._lock:
+            self._joining += 1  # so that the poll does not end for want of sessions
+        try:
+            self._start(cursor)
+            place = Place(self, channel, reader)
+            lost = self._take_place(place)
+        finally:
             with self._lock:
-                early = self._early.pop(channel, None)
-                if early is None:
-                    self._places[channel] = place
-                    lost = self._lost_early or self._was_down()
-                    break
-            for message in early:  # outside the lock: the session has one of its own
-                reader.accept(message.payload, message.timetoken)
+                self._joining -= 1
+                self._note_leaving()
         if lost:
             reader.resync()
         return place
+
+    def _take_place(self, place: Place) -> bool:
+        """Whether something for it may have got lost before."""
+        while True:
+            with self._lock:
+                early = self._early.pop(place.channel, None)
+                if early is None:
+                    self._places[place.channel] = place
+                    return self._lost_early or self._was_down()
+            for message in early:  # outside the lock: the session has one of its own
+                place.reader.accept(message.payload, message.timetoken)
 
     def leave(self, place: Place) -> None:
         with self._lock:
             if self._places.get(place.channel) is place:
                 del self._places[place.channel]
-            if not self._places and self._subscription is not None and self._idle is None:
+            self._note_leaving()
+
+    def _note_leaving(self) -> None:
+        """With the lock held. One timer for many tasks: each of its own would wake a thread."""
+        if not self._is_needed() and self._subscription is not None:
+            self._left_at = time.monotonic()
+            if self._idle is None:
                 self._idle = self._callbacks.later(IDLE_S, self._stop_idle)
+
+    def _is_needed(self) -> bool:
+        return bool(self._places or self._joining)
 
     # --- its thread: Listener of the subscription
 
@@ -180,10 +201,6 @@ class Hub:
     # --- the poll's life
 
     def _start(self, cursor: int) -> None:
-        with self._lock:
-            if self._idle is not None:
-                self._idle.cancel()
-                self._idle = None
         if self._is_polling():
             return
         token, group = self._token()
@@ -203,7 +220,11 @@ class Hub:
     def _stop_idle(self) -> None:
         with self._lock:
             self._idle = None
-            if self._places or self._subscription is None:
+            if self._is_needed() or self._subscription is None:
+                return
+            left_s = self._left_at + IDLE_S - time.monotonic()
+            if left_s > 0:
+                self._idle = self._callbacks.later(left_s, self._stop_idle)
                 return
             subscription, self._subscription = self._subscription, None
             self._early.clear()

@@ -8,13 +8,20 @@ of a connection stay its matter.
 from __future__ import annotations
 
 import http.client
+import io
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Answer", "Connection", "Headers", "TlsConnection"]
+__all__ = ["Answer", "Connection", "Exchanged", "Headers", "TlsConnection"]
 
 MAX_HEADERS, MAX_LINE_BYTES = 100, 65_536
 """Of an answer, as `http.client` has them."""
+READ_BYTES = 64 * 1024
+"""What is read at first of an answer: all of it, mostly."""
 LARGE_BYTES = 64 * 1024
 """A larger body is not copied to stand behind its head."""
 _UNUSABLE = re.compile(r"[\x00-\x20\x7f]").search
@@ -78,15 +85,28 @@ def _length_of(headers: Headers) -> int | None:
     return int(length) if length.isascii() and length.isdigit() else None
 
 
+@dataclass(slots=True)
+class Exchanged:
+    """An answer, read. With `ends` the connection is of no further use."""
+
+    status: int
+    headers: Headers
+    content: bytes
+    ends: bool
+
+
 class Connection(http.client.HTTPConnection):
     """One at a time: a request is sent when the answer to the one before was read."""
 
     response_class = Answer
 
-    def exchange(self, method: str, target: str, host: str, body: bytes | None, headers: Mapping[str, str]) -> Answer:
-        """Sends a request, and returns the answer with its body still to be read. The connection is open.
+    def exchange(
+        self, method: str, target: str, host: str, body: bytes | None, headers: Mapping[str, str], *, limit_bytes: int
+    ) -> Exchanged:
+        """Sends a request and reads its answer, of the content one byte more than the limit at the most.
 
-        ValueError for what cannot be said in HTTP; else the faults of sockets, and `http.client.HTTPException`.
+        The connection is open. ValueError for what cannot be said in HTTP; else the faults of sockets, and
+        `http.client.HTTPException`.
         """
         assert self.sock is not None
         head = _head(method, target, host, body, headers)
@@ -96,13 +116,61 @@ class Connection(http.client.HTTPConnection):
                 self.sock.sendall(body)
         else:
             self.sock.sendall(head + body)
-        answer = Answer(self.sock, method=method)
-        try:
+        first = self.sock.recv(READ_BYTES)
+        return _in_one_piece(first) or self._read(method, first, limit_bytes)
+
+    def _read(self, method: str, first: bytes, limit_bytes: int) -> Exchanged:
+        assert self.sock is not None
+        answer = Answer(_Begun(self.sock, first), method=method)  # type: ignore[arg-type]  # all that it uses of one
+        with closing(answer):
             answer.begin()
-        except BaseException:
-            answer.close()
-            raise
-        return answer
+            content = answer.read(limit_bytes + 1)
+            if answer.length and len(content) <= limit_bytes:
+                raise http.client.IncompleteRead(content, answer.length)
+        return Exchanged(answer.status, answer.headers, content, answer.will_close)  # type: ignore[arg-type]
+
+
+_PLAIN = re.compile(rb"HTTP/1\.1 ([2-5][0-9][0-9]) [^\r\n]*\r\n").match
+_NOT_PLAIN = frozenset({"transfer-encoding", "connection"})
+
+
+def _in_one_piece(first: bytes) -> Exchanged | None:
+    """What nearly every answer is: all there, with a length, and the connection goes on. None for any other."""
+    line = _PLAIN(first)
+    end = first.find(b"\r\n\r\n")
+    if line is None or end < line.end() or end > MAX_LINE_BYTES:
+        return None
+    headers = Headers()
+    for field in first[line.end() : end].decode("latin-1").split("\r\n"):
+        name, _, value = field.partition(":")
+        name = name.strip().lower()
+        if name in headers:
+            return None
+        headers[name] = value.strip()
+    if _length_of(headers) != len(first) - end - 4 or not _NOT_PLAIN.isdisjoint(headers):
+        return None
+    return Exchanged(int(line[1]), headers, first[end + 4 :], False)
+
+
+class _Begun(io.RawIOBase):
+    """A socket of which something was read already, as an answer takes it."""
+
+    def __init__(self, sock: socket.socket, first: bytes) -> None:
+        self._sock, self._first = sock, first
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._first:
+            return self._sock.recv_into(buffer)
+        some = self._first[: len(buffer)]
+        self._first = self._first[len(some) :]
+        buffer[: len(some)] = some
+        return len(some)
 
 
 class TlsConnection(Connection, http.client.HTTPSConnection):

@@ -19,7 +19,7 @@ import urllib.request
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -242,19 +242,17 @@ class ConnectionPool:
         with _Faults(connection, url, read_timeout_s, interruption):
             if connection.sock is not None:
                 connection.sock.settimeout(read_timeout_s)
-            answer = connection.exchange(method, target, _host_of(key), payload, headers or {})
-            with closing(answer):  # of one that ends its connection, the connection itself knows nothing any more
-                content = answer.read(MAX_ANSWER_BYTES + 1)
-                if answer.length and len(content) <= MAX_ANSWER_BYTES:
-                    raise http.client.IncompleteRead(content, answer.length)
-        if len(content) > MAX_ANSWER_BYTES:
+            answer = connection.exchange(
+                method, target, _host_of(key), payload, headers or {}, limit_bytes=MAX_ANSWER_BYTES
+            )
+        if len(answer.content) > MAX_ANSWER_BYTES:
             connection.close()
             raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
-        if answer.will_close:
+        if answer.ends:
             connection.close()
         else:
             self._give_back(key, connection)
-        return Response(answer.status, answer.headers, content, url)  # type: ignore[arg-type]
+        return Response(answer.status, answer.headers, answer.content, url)
 
     def _take(self, key: Peer, target: str, connect_timeout_s: float) -> tuple[Connection, str]:
         """A connection that is open, and the target to name on it (a whole address through a plain proxy)."""

@@ -19,6 +19,7 @@ __all__ = ["BatchSender", "Outgoing", "Refused", "Sender", "SingleSender", "Skip
 
 log = logging.getLogger(__name__)
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 FINAL_STATUSES = (400, 404, 413, 414)
 """Answers that say that this very message will never be taken."""
 BATCH_MAX = 100
@@ -190,7 +191,7 @@ def _encoded(outgoing: Outgoing) -> str | None:
         "auth": outgoing.client._get_token() or "",
     }
     try:
-        return json.dumps(item, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return _encode(item)
     except (TypeError, ValueError, RecursionError):
         return None
 
