@@ -107,7 +107,7 @@ class Direct:
 
 
 def _refused_version(scope: Scope) -> Response | None:
-    version = next((value for name, value in scope["headers"] if name == _VERSION), None)
+    version = dict(scope["headers"]).get(_VERSION)
     if version is None or is_supported(version.decode("latin-1")):
         return None
     shown, spoken = version.decode("latin-1")[:SHOWN_CHARS], ", ".join(SUPPORTED_PROTOCOL_VERSIONS)

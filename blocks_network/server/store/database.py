@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from blocks_network.server.store.engines import (
     READERS,
@@ -279,7 +279,7 @@ class Database:
             log.log(level, "the database does not take writes: %s", getattr(fault, "orig", None) or fault)
             self._failing = True
             for job in group:
-                job.fault = fault
+                job.fault = _of_one_kind(fault)
         except Exception as fault:  # noqa: BLE001 - the closure's author gets it through the future
             group[0].fault = fault
         else:
@@ -301,12 +301,17 @@ def _is_locked(fault: BaseException) -> bool:
     return isinstance(cause, sqlite3.OperationalError) and "locked" in str(cause)
 
 
+def _of_one_kind(fault: Exception) -> Exception:
+    """The driver's own faults come from statements that it was given past SQLAlchemy."""
+    return OperationalError(None, None, fault) if isinstance(fault, sqlite3.Error) else fault
+
+
 def _run_in_savepoint(connection: Connection, job: _Job) -> None:
     point = connection.begin_nested()
     try:
         job.value = job.fn(connection)
     except Exception as fault:  # noqa: BLE001 - the closure's author gets it through the future
-        job.fault = fault
+        job.fault = _of_one_kind(fault)
         point.rollback()
     else:
         point.commit()

@@ -100,7 +100,9 @@ def _listen(engine: Engine, *, durable: bool, fsync: bool = False, quick: bool =
             connection.execute("PRAGMA wal_autocheckpoint = 0")
 
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if quick else "BEGIN")
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute("BEGIN IMMEDIATE" if quick else "BEGIN")
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)

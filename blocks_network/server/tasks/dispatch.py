@@ -142,7 +142,6 @@ def start_draft(task: LiveTask, tokens: TaskTokens) -> Draft:
         "agentName": task.agent_name,
         "ownerId": task.owner_id,
         "orgId": task.org_id,
-        **msgspec.json.decode(task.request),
         "taskKind": task.task_kind,
         "attempt": task.attempt,
         "protocolVersion": PROTOCOL_VERSION,
@@ -157,20 +156,21 @@ def start_draft(task: LiveTask, tokens: TaskTokens) -> Draft:
         message["consumerPublicKey"] = task.consumer_public_key
     if task.has_stream:
         message["hasStream"] = True
-    return _targeted(task, message)
+    request = task.request.encode()  # an object with some fields: they go in as they were stored
+    return _targeted(task, b"%b,%b" % (encode(message)[:-1], request.lstrip()[1:]))
 
 
 def control_draft(task: LiveTask, kind: str, **fields: str) -> Draft:
     """Any other control message to the instance that has the lease."""
     message = {"type": kind, "taskId": task.task_id, **fields, "protocolVersion": PROTOCOL_VERSION}
-    return _targeted(task, message)
+    return _targeted(task, encode(message))
 
 
-def _targeted(task: LiveTask, message: dict[str, Any]) -> Draft:
+def _targeted(task: LiveTask, payload: bytes) -> Draft:
     return Draft(
         keyset=task.keys.subscribe_key,
         channel=task.fleet.channel,
-        payload=encode(message),
+        payload=payload,
         meta=encode(targeted_meta(task.instance_id or "")),
         stored=False,
     )

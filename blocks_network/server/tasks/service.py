@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from blocks_network.server.access.keysets import Keysets
 from blocks_network.server.access.principal import Principal
 from blocks_network.server.access.tokens import CapabilityTokens
@@ -297,7 +299,7 @@ class TaskService:
             keyset=keys.name,
             billing_mode=provider.billing_mode,
             task_kind=wanted.task_kind,
-            request=json.dumps({"requestParts": wanted.parts, "callerClaims": claims}, ensure_ascii=False),
+            request=msgspec.json.encode({"requestParts": wanted.parts, "callerClaims": claims}).decode(),
             duration_minutes=wanted.duration,
             max_running_s=max_running_s(provider),
             has_stream=has_stream,
