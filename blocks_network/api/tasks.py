@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blocks_network.api.caller import Answer, Caller
+from blocks_network.api.gathering import Gathering
 from blocks_network.backoff import Backoff
 from blocks_network.errors import BillingModeMismatchError, RpcError, TransportError
 from blocks_network.transport.http import ConnectFailed
@@ -102,9 +103,14 @@ class ListTasksResult:
     total_count: int | None = None
 
 
-def send_message(caller: Caller, params: Mapping[str, Any]) -> SentTask:
-    """Creates a task, or finds the one with the same idempotency key."""
-    result = _call(caller, "SendMessage", params, agent_name=params.get("agentName"))
+def send_message(caller: Caller, params: Mapping[str, Any], gathering: Gathering | None = None) -> SentTask:
+    """Creates a task, or finds the one with the same idempotency key.
+
+    With `gathering`, together with others that are sent at the same time.
+    """
+    if not params.get("idempotencyKey"):
+        gathering = None  # it may not be made twice
+    result = _call(caller, "SendMessage", params, agent_name=params.get("agentName"), gathering=gathering)
     task_id = result.get("taskId")
     if not isinstance(task_id, str) or not task_id:
         raise RpcError("the network's answer to SendMessage names no task")
@@ -152,10 +158,11 @@ def _call(
     task_id: str | None = None,
     agent_name: str | None = None,
     anonymous: bool = False,
+    gathering: Gathering | None = None,
 ) -> dict[str, Any]:
     """The result object. RpcError for errors of any kind, with what the network said."""
     envelope = request_envelope(f"rpc-{int(time.time() * 1000)}-{secrets.token_hex(4)}", method, params)
-    answer = _sent(caller, envelope, method, anonymous)
+    answer = _sent(caller, envelope, method, anonymous, gathering)
     error = _error_of(answer)
     provider = None if anonymous else caller.auth
     outdated = error is not None and _embedded_code(error) in EMBEDDED_JWT_CODES
@@ -171,11 +178,15 @@ def _call(
     return result
 
 
-def _sent(caller: Caller, envelope: Mapping[str, Any], method: str, anonymous: bool) -> Answer:
+def _sent(
+    caller: Caller, envelope: Mapping[str, Any], method: str, anonymous: bool, gathering: Gathering | None = None
+) -> Answer:
     """Retries faults in which nothing was sent, and any transport fault of calls that may be repeated."""
     repeatable = method != "SendMessage" or bool(envelope["params"].get("idempotencyKey"))
     for attempt in range(1, TRIES + 1):
         try:
+            if gathering is not None:
+                return gathering.call(caller, PATH, envelope)
             return caller.call("POST", PATH, envelope, anonymous=anonymous, repeatable=repeatable)
         except TransportError as fault:
             if attempt == TRIES or not (repeatable or isinstance(fault, ConnectFailed)):

@@ -384,7 +384,7 @@ class TaskClient:
             upload_session_id=uploads.session_id,
             reader=self._link.reader_for(self._keys, self.billing_mode),
         )
-        sent = tasks.send_message(caller, wire)
+        sent = tasks.send_message(caller, wire, self._link.gathering)
         return open_sent(
             self._link,
             sent,

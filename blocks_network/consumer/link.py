@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from blocks_network.api import tasks, tokens
 from blocks_network.api.caller import AuthProvider, Caller
+from blocks_network.api.gathering import FEATURE as BATCH_CALLS
+from blocks_network.api.gathering import Gathering
 from blocks_network.consumer.callbacks import Callbacks
-from blocks_network.consumer.hub import FEATURE, Hub
+from blocks_network.consumer.hub import FEATURE as GROUP_SESSIONS
+from blocks_network.consumer.hub import Hub
 from blocks_network.errors import BlocksError, ConfigurationError, SessionClosedError
 from blocks_network.transport.pubnub import PubNubKeys, make_client
 
@@ -43,6 +46,8 @@ class Link:
     ) -> None:
         self.features = frozenset(features)
         """What the network says that it offers beyond the protocol."""
+        self.gathering = Gathering() if BATCH_CALLS in self.features else None
+        """Of this client's tasks that are sent at the same time, where the network takes several at once."""
         self._caller = caller
         self._token_caller = token_caller or caller
         self._anon_fingerprint = anon_fingerprint
@@ -97,7 +102,7 @@ class Link:
 
     def reader_for(self, keys: PubNubKeys, billing_mode: str) -> str | None:
         """The name to send with a task so that this client's one poll hears of it; None where there is none."""
-        if FEATURE not in self.features or self._create_session_pubnub is not None:
+        if GROUP_SESSIONS not in self.features or self._create_session_pubnub is not None:
             return None
         with self._lock:
             if self._hub is None:

@@ -4,5 +4,7 @@ from __future__ import annotations
 
 __all__ = ["FEATURES"]
 
-FEATURES = frozenset({"batch-publish", "channel-group-sessions", "cursor", "durable-streams", "webhooks"})
+FEATURES = frozenset(
+    {"batch-calls", "batch-publish", "channel-group-sessions", "cursor", "durable-streams", "webhooks"}
+)
 """`NodeConfig.features` leaves some out. Clients of ours use a feature only where it is announced."""

@@ -21,6 +21,8 @@ class Limits:
     message_bytes: int = 32 * 1024
     """The protocol's own bound for a publish."""
     signal_bytes: int = 64
+    calls_per_request: int = 100
+    """JSON-RPC calls in one request; `body_bytes` bounds them together."""
     messages_per_batch: int = 200
     """Messages in one request of the batch extension; `body_bytes` bounds them together."""
     body_bytes: int = 1024 * 1024

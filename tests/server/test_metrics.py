@@ -86,6 +86,8 @@ def test_refusals_of_both_doors_are_counted_by_their_reason(reader: Reader) -> N
     bearer = {"Authorization": f"Bearer {reader.node.api_key}"}
     call = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"taskId": "none"}}
     reader.client.post("/api/v1/rpc", json=call, headers=bearer)
+    other = {"jsonrpc": "2.0", "id": 2, "method": "Nothing"}
+    reader.client.post("/api/v1/rpc", json=[{**call, "method": "ListTasks", "params": {}}, other], headers=bearer)
     reader.client.get("/api/v1/nothing/of/this/name")
     now = reader.metrics()
     refused = "blocks_refusals_total{door=%s,reason=%s}"
@@ -94,10 +96,12 @@ def test_refusals_of_both_doors_are_counted_by_their_reason(reader: Reader) -> N
         ("gateway", "unknown_keyset"),
         ("platform", "UNAUTHENTICATED"),
         ("platform", "TaskNotFound"),
+        ("platform", "RpcError"),
         ("platform", "NOT_FOUND"),
     ):
         assert now[refused % (json.dumps(door), json.dumps(reason))] == 1
     assert now['blocks_requests_total{door="platform",operation="rpc/GetTask",status="200"}'] == 1
+    assert now['blocks_requests_total{door="platform",operation="rpc/batch",status="200"}'] == 1
     assert now['blocks_requests_total{door="platform",operation="none",status="404"}'] == 1
     assert not any("nothing" in name for name in now)  # no name from outside is a label
 

@@ -319,7 +319,10 @@ def test_an_instance_of_a_removed_agent_has_to_connect_again(net: PlatformNode) 
     ("envelope", "code"),
     [
         (b"{", -32700),
-        (b"[]", -32700),
+        (b"7", -32700),
+        (b"[]", -32600),
+        (b"[7]", -32600),
+        (b"[" + b",".join([b"{}"] * 101) + b"]", -32600),
         (b'{"jsonrpc":"2.0","id":1,"method":"Nothing"}', -32601),
         (b'{"jsonrpc":"1.0","id":1,"method":"GetTask"}', -32600),
         (b'{"jsonrpc":"2.0","id":1,"method":7}', -32600),
@@ -337,6 +340,28 @@ def test_a_call_that_cannot_be_read_is_answered_in_its_envelope(net: PlatformNod
     answer = net.post(RPC, envelope, bearer=net.own)
     assert (answer.status_code, answer.json()["error"]["code"]) == (200, code)
     assert answer.json()["id"] in (1, None)
+
+
+def test_several_calls_are_answered_in_their_order_each_as_if_it_came_alone(net: PlatformNode) -> None:
+    calls: list[dict[str, Any]] = [
+        {"jsonrpc": "2.0", "id": "a", "method": "ListTasks", "params": {}},
+        {"jsonrpc": "2.0", "id": "b", "method": "GetTask", "params": {"taskId": "none"}},
+        {"jsonrpc": "2.0", "id": "c", "method": "Nothing"},
+        {"id": "d"},
+        {"jsonrpc": "2.0", "id": "e", "method": "ListTasks", "params": {"limit": 0}},
+    ]
+    answer = net.post(RPC, json.dumps(calls).encode(), bearer=net.own)
+    assert answer.status_code == 200
+    said = answer.json()
+    assert [each["id"] for each in said] == ["a", "b", "c", "d", "e"]
+    assert [each.get("error", {}).get("code") for each in said] == [None, -32000, -32601, -32600, None]
+    assert said[1]["error"]["data"]["code"] == "TaskNotFound"
+
+
+@pytest.mark.parametrize("bearer", [None, "nonsense"])
+def test_several_calls_need_an_identity_like_one(net: PlatformNode, bearer: str | None) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "GetTask", "params": {"taskId": "none"}}
+    assert net.post(RPC, json.dumps([call]).encode(), bearer=bearer).status_code == 401
 
 
 def test_a_call_that_is_too_large_is_refused(net: PlatformNode) -> None:

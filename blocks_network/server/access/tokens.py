@@ -125,7 +125,8 @@ class CapabilityTokens:
         content[b"res"] = _resource_maps(channels, groups, uuids)
         content[b"pat"] = _resource_maps(patterns, group_patterns, uuid_patterns)
         for expressions in content[b"pat"].values():
-            _compiled(expressions, self._limits)
+            if expressions:
+                _compiled(expressions, self._limits)
         content[b"meta"] = dict(meta or {})
         if uuid is not None:
             content[b"uuid"] = uuid
@@ -210,11 +211,11 @@ def _resource_maps(
 ) -> dict[bytes, dict[str, int]]:
     """The five maps in the service's order; `spc` and `usr` are older names that we leave empty."""
     return {
-        b"chan": _bits_by_name(channels or {}),
-        b"grp": _bits_by_name(groups or {}),
+        b"chan": _bits_by_name(channels) if channels else {},
+        b"grp": _bits_by_name(groups) if groups else {},
         b"spc": {},
         b"usr": {},
-        b"uuid": _bits_by_name(uuids or {}),
+        b"uuid": _bits_by_name(uuids) if uuids else {},
     }
 
 

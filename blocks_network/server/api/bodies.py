@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from blocks_network.server.api.errors import ApiRefusal, bad_request
 
-__all__ = ["choice_field", "number_field", "query_field", "read_object", "text_field"]
+__all__ = ["choice_field", "number_field", "query_field", "read_object", "read_objects", "text_field"]
 
 MAX_DEPTH = 64
 """Nesting of JSON. Nothing of the protocol comes near; readers and writers of JSON recurse."""
@@ -37,18 +37,30 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 async def read_object(request: Request, max_bytes: int, *, optional: bool = False) -> dict[str, Any]:
     """The body as a JSON object; `optional` takes an empty body as {}. ApiRefusal 400 or 413."""
     body = await read_body(request, max_bytes)
-    if optional and not body.strip():
-        return {}
+    return _object(_parsed(body) if body.strip() or not optional else {})
+
+
+async def read_objects(request: Request, max_bytes: int) -> dict[str, Any] | list[Any]:
+    """The body as a JSON object, or as a list of whatever it holds. ApiRefusal 400 or 413."""
+    value = _parsed(await read_body(request, max_bytes))
+    return value if isinstance(value, list) else _object(value)
+
+
+def _parsed(body: bytes) -> Any:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise bad_request(f"the body is not JSON: {fault}", "INVALID_JSON") from fault
     except RecursionError:
         raise _too_deep() from None
-    if not isinstance(value, dict):
-        raise bad_request("the body must be a JSON object", "INVALID_JSON")
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise _too_deep()
+    return value
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise bad_request("the body must be a JSON object", "INVALID_JSON")
     return value
 
 

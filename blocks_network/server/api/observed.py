@@ -43,7 +43,7 @@ class _Refused(msgspec.Struct):
     code: str = ""
 
 
-_rpc_answer = msgspec.json.Decoder(_RpcAnswer)
+_rpc_answer = msgspec.json.Decoder(_RpcAnswer | list[_RpcAnswer])
 _refused = msgspec.json.Decoder(_Refused)
 
 
@@ -124,10 +124,13 @@ def _code(answer: bytes) -> str:
 
 
 def _rpc_code(answer: bytes) -> str:
+    """Of several calls in one request, that of the first refusal."""
     try:
-        error = _rpc_answer.decode(answer).error if len(answer) <= PEEK_BYTES else None
+        decoded = _rpc_answer.decode(answer) if len(answer) <= PEEK_BYTES else []
     except (msgspec.DecodeError, UnicodeDecodeError):  # refused before it was read as a call
         return ""
+    answers = decoded if isinstance(decoded, list) else [decoded]
+    error = next((answer.error for answer in answers if answer.error is not None), None)
     if error is None:
         return ""
     return (error.data.code if error.data is not None else "") or "RpcError"

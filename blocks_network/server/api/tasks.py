@@ -1,5 +1,7 @@
 """JSON-RPC 2.0: the calls about tasks, at one path. What they mean is in `server/tasks`.
 
+Several calls may come in one request, as a list (the extension `batch-calls`). What they store is committed together.
+
 A refusal is an answer like any other, HTTP 200 with `error`: clients take an HTTP status for the whole answer. The
 exception is a network that has no time at all, or no room on its disk, HTTP 503, after which clients call again by
 themselves: nothing was changed.
@@ -7,6 +9,7 @@ themselves: nothing was changed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,7 +20,7 @@ from starlette.routing import Route
 
 from blocks_network.server.access.principal import CONSUMER, Principal
 from blocks_network.server.api.bearer import bearer_of, principal_of
-from blocks_network.server.api.bodies import read_object
+from blocks_network.server.api.bodies import read_object, read_objects
 from blocks_network.server.api.errors import ApiRefusal, json_answer, unauthenticated
 from blocks_network.server.api.observed import OPERATION, RPC_PATH
 from blocks_network.server.api.services import Services
@@ -39,6 +42,7 @@ __all__ = ["routes", "rpc"]
 log = logging.getLogger(__name__)
 
 RPC_OPERATIONS = {method: f"rpc/{method}" for method in METHODS}
+BATCH = "rpc/batch"
 STORE_UNAVAILABLE = "StoreUnavailable"
 BUSY, BUSY_RETRY_S = frozenset({"NetworkBusy", STORE_UNAVAILABLE}), "1"
 CALL_ID_CHARS = 255
@@ -58,20 +62,33 @@ def rpc(services: Services) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         principal = None if bearer_of(request) is None else await principal_of(request, services)
         try:
-            envelope = await (_read_anonymous(request) if principal is None else read_object(request, most))
+            said = await (_read_anonymous(request) if principal is None else read_objects(request, most))
         except ApiRefusal as refusal:
             if refusal.status != 400:
                 raise
             return json_answer(error_envelope(None, PARSE_ERROR, refusal.error))
-        method = envelope.get("method")
+        if isinstance(said, list):
+            request.scope[OPERATION] = BATCH
+            return json_answer(await _answer_all(services, principal, said))
+        method = said.get("method")
         if isinstance(method, str) and method in RPC_OPERATIONS:
             request.scope[OPERATION] = RPC_OPERATIONS[method]
-        answered = await answer(services, principal, envelope)
+        answered = await answer(services, principal, said)
         if answered.get("error", {}).get("data", {}).get("code") in BUSY:
             return json_answer(answered, 503, {"Retry-After": BUSY_RETRY_S})
         return json_answer(answered)
 
     return endpoint
+
+
+async def _answer_all(services: Services, principal: Principal | None, calls: list[Any]) -> Any:
+    """Several calls' envelopes, in their order, each answered as if it had come alone; or the refusal of all."""
+    most = services.limits.calls_per_request
+    if not 1 <= len(calls) <= most:
+        return error_envelope(None, INVALID_REQUEST, f"a request has from 1 to {most} calls, and this one {len(calls)}")
+    if not all(isinstance(call, dict) for call in calls):
+        return error_envelope(None, INVALID_REQUEST, "each call is an object")
+    return await asyncio.gather(*(answer(services, principal, call) for call in calls))
 
 
 async def _read_anonymous(request: Request) -> Mapping[str, Any]:
