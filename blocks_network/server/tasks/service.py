@@ -123,7 +123,7 @@ class TaskService:
         self._overseer.connect(self._ledger, self._fleets, self._control)
         bus.alias(TASK_CHANNELS, readers_alias(self._overseer.task_of))
         self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
-        self._claims: dict[UserKey, asyncio.Task[dict[str, Any]]] = {}
+        self._claims: dict[UserKey, asyncio.Future[dict[str, Any]]] = {}
         """Calls under way, by organisation, user and idempotency key."""
         self._stamp = 0
         self._unfollow: Callable[[], None] | None = None
@@ -200,15 +200,34 @@ class TaskService:
         if first is not None:
             # whatever comes of the first call comes of this one: it is the same
             return await self._existing((await asyncio.shield(first))["taskId"], principal)
-        first = asyncio.get_running_loop().create_task(self._send_once(principal, wanted, key))
-        self._claims[key] = first
-        first.add_done_callback(partial(self._claim_over, key))
-        return await asyncio.shield(first)  # a caller that goes does not take the others' task with it
-
-    def _claim_over(self, key: UserKey, done: asyncio.Task[dict[str, Any]]) -> None:
+        claim: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._claims[key] = claim
+        try:
+            answer = await self._send_once(principal, wanted, key)
+        except asyncio.CancelledError:  # equal calls may wait for this one: it goes on without its caller
+            again = asyncio.get_running_loop().create_task(self._send_once(principal, wanted, key))
+            again.add_done_callback(partial(self._claim_over, key, claim))
+            raise
+        except BaseException as fault:
+            del self._claims[key]
+            claim.set_exception(fault)
+            claim.exception()  # nobody has to be waiting
+            raise
         del self._claims[key]
-        if not done.cancelled():
-            done.exception()  # nobody has to be waiting any more
+        claim.set_result(answer)
+        return answer
+
+    def _claim_over(
+        self, key: UserKey, claim: asyncio.Future[dict[str, Any]], done: asyncio.Task[dict[str, Any]]
+    ) -> None:
+        del self._claims[key]
+        if done.cancelled():
+            claim.cancel()
+        elif (fault := done.exception()) is not None:
+            claim.set_exception(fault)
+            claim.exception()
+        else:
+            claim.set_result(done.result())
 
     async def _send_once(self, principal: Principal, wanted: Wanted, key: UserKey) -> dict[str, Any]:
         """A call with a key, repeated, is answered with its task even when a new one would be refused by now."""
