@@ -6,8 +6,7 @@ import argparse
 import gc
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,9 +30,6 @@ from blocks_network.server.node import Node
 from blocks_network.wire.versions import SDK_VERSION
 
 __all__ = ["main"]
-
-COLLECT_AFTER = 20_000
-"""Objects made and not yet freed between two looks of the collector; Python's own number is 700 to 2,000."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,9 +126,10 @@ def _dev(options: argparse.Namespace) -> ExitCode:
                 result_json(describe(node))
             else:
                 _greet(node, options.data)
-            with _rare_collections():
-                node.ended.wait()
+            gc.freeze()  # what was made for the start stays, and need not be looked through again and again
+            node.ended.wait()
         finally:
+            gc.unfreeze()
             in_time = node.stop()
     finally:
         for number, handler in before.items():
@@ -167,22 +164,6 @@ def _greet(node: Node, data: Path | None) -> None:
     result("Agents and clients find it with:")
     result(f"  export BLOCKS_CDM_URL={node.cdm_url}")
     result(f"  export BLOCKS_API_KEY={node.api_key}")
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """A node makes little that only the collector can free, and each of its looks stops all requests.
-
-    What was made for its start stays for its life, and is not looked through again.
-    """
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def _end_on_signals(node: Node) -> dict[signal.Signals, Any]:

@@ -67,11 +67,12 @@ class Batches:
         results: list[dict[str, Any]] = [SKIPPED] * len(items)
         taken: list[tuple[int, Draft]] = []
         broken: set[str] = set()
+        permitted: dict[tuple[str, str], str] = {}
         for index, item in enumerate(items):
             if item.channel in broken:
                 continue
             try:
-                draft = self._draft(request, keyset, item, body)
+                draft = self._draft(request, keyset, item, body, permitted)
                 answered = await self._publishing.intercepted(draft)
             except Refusal as refusal:
                 broken.add(item.channel)
@@ -96,10 +97,19 @@ class Batches:
             raise bad_request(f"A batch has 1 to {most} messages", "Publish")
         return items
 
-    def _draft(self, request: Request, keyset: Keyset, item: Item, body: bytes) -> Draft:
-        """Under the item's own token, or as the request as a whole may (its token, or its signature)."""
-        query = {"auth": item.auth, "uuid": request.uuid} if item.auth else request.query
-        self._publishing.allow(request, keyset, item.channel, body, query=query)
+    def _draft(
+        self, request: Request, keyset: Keyset, item: Item, body: bytes, permitted: dict[tuple[str, str], str]
+    ) -> Draft:
+        """Under the item's own token, or as the request as a whole may (its token, or its signature).
+
+        `permitted` is what was found of this request's items, by channel and token: whose rate they take from.
+        """
+        whom = permitted.get((item.channel, item.auth))
+        if whom is None:
+            query = {"auth": item.auth, "uuid": request.uuid} if item.auth else request.query
+            whom = self._publishing.permitted(request, keyset, item.channel, body, query=query)
+            permitted[item.channel, item.auth] = whom
+        self._publishing.charge(whom)
         payload = bytes(item.message)
         for part in (payload, bytes(item.meta) or b"null"):
             self._publishing.check(part, self._gateway.limits.message_bytes)

@@ -123,10 +123,19 @@ class Publishing:
         if publish_key != keyset.publish_key.encode():
             self._refuse("Invalid Key", 400)
 
-    def allow(
+    def allow(self, request: Request, keyset: Keyset, channel: str, body: bytes) -> str:
+        """The channel, when its name can be published to and the request may; its rate is charged."""
+        self.charge(self.permitted(request, keyset, channel, body))
+        return channel
+
+    def charge(self, whom: str) -> None:
+        """Takes one message from the rate of `permitted`; 429 when it has none left."""
+        self._rates.take(whom)
+
+    def permitted(
         self, request: Request, keyset: Keyset, channel: str, body: bytes, *, query: Mapping[str, str] | None = None
     ) -> str:
-        """The channel, when its name can be published to and the request may; the token's rate is charged.
+        """Whose rate a message to the channel takes from, when its name can be published to and the request may.
 
         `query` stands in for the request's own where one request holds messages under several tokens.
         """
@@ -143,8 +152,7 @@ class Publishing:
             raise bad_request("Invalid uuid", request.service)
         grant = self._gateway.authorize(request, keyset, (Need(channel, Bits.WRITE),), body, query=query)
         # without a token the address counts: a uuid is anybody's to choose
-        self._rates.take(grant.token_id if grant is not None and grant.token_id else request.client)
-        return channel
+        return grant.token_id if grant is not None and grant.token_id else request.client
 
     async def _publish(self, request: Request, keyset: Keyset, channel: str, payload: bytes, options: Options) -> Reply:
         draft = Draft(

@@ -11,6 +11,7 @@ __all__ = ["Refusal", "Reply", "bad_request", "forbidden", "json_reply", "not_fo
 
 JAVASCRIPT = 'text/javascript; charset="UTF-8"'
 JSON = "application/json"
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 @dataclass(slots=True)
@@ -32,7 +33,7 @@ class Refusal(Exception):
 
 
 def json_reply(value: Any, status: int = 200, *, content_type: str = JAVASCRIPT, **headers: str) -> Reply:
-    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    body = _encode(value).encode("utf-8", "surrogatepass")
     return Reply(status, body, content_type, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
