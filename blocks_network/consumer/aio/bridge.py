@@ -138,8 +138,21 @@ class News:
                 answer = ready()
             if answer:
                 return answer
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            await asyncio.wait_for(self._some.wait(), left)
+            await self._news_or(deadline)
+
+    async def _news_or(self, deadline: float | None) -> None:
+        """Not by asyncio.wait_for: before Python 3.12 it loses a cancel that comes together with the news."""
+        if deadline is None:
+            await self._some.wait()
+            return
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise asyncio.TimeoutError
+        timer = self._loop.call_later(left_s, self._some.set)
+        try:
+            await self._some.wait()
+        finally:
+            timer.cancel()
 
     def _wake(self) -> None:
         """On whatever thread brings the news."""

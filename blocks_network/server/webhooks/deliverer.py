@@ -56,6 +56,7 @@ class Deliverer:
         self._under_way: dict[asyncio.Task[None], Delivery] = {}
         self._wanted = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
+        self._ending = False
         self._prune_at_s = 0.0
 
     def read(self, wire: object) -> Webhook:
@@ -63,12 +64,14 @@ class Deliverer:
         return Webhook.from_wire(wire, allow_private=self._allow_private)
 
     async def start(self) -> None:
+        self._ending = False
         self._loop_task = asyncio.get_running_loop().create_task(self._run(), name="blocks-webhooks")
 
     async def stop(self) -> None:
         """Attempts under way are given up, and due again at the next start. The database still runs."""
         if self._loop_task is None:
             return
+        self._ending = True  # a cancel that comes with a wake-up is lost by asyncio.wait_for, before Python 3.12
         deliveries = [delivery.delivery_id for delivery in self._under_way.values()]
         ending = [self._loop_task, *self._under_way]
         for task in ending:
@@ -88,7 +91,7 @@ class Deliverer:
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._ending:
             self._wanted.clear()
             try:
                 due_ms = await self._take()
