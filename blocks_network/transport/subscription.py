@@ -26,7 +26,7 @@ __all__ = ["Listener", "Received", "Subscription"]
 log = logging.getLogger(__name__)
 
 RECONNECT = Backoff(first_s=0.1, factor=2, cap_s=10)
-GIVE_WAY_S = 0.0003
+GIVE_WAY_S = 0.00015
 """After a delivery, before the next poll: the threads that now have something to do get the interpreter first. Making a
 poll takes about as long as what they do, and their peers wait for that."""
 SEEN_TIMETOKENS = 200
