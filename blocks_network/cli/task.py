@@ -89,16 +89,23 @@ def run_task(
     options: argparse.Namespace,
     *,
     where_faults_are: str,
+    idempotency_key: str | None = None,
 ) -> ExitCode:
     """Sends the task to the instance's agent and sees it to its end. A task that failed gets `where_faults_are` as its
-    hint, "" is none."""
+    hint, "" is none. The task that an idempotency key has already is shown from its beginning."""
     from blocks_network import settings
 
     _prepare(options.out)
     with TaskClient.create(
         instance.billing_mode, cdm_url=cdm_url, api_key=api_key or settings.API_KEY.read()
     ) as client:
-        session = client.send_message(agent_name=instance.agent_name, request_parts=request.parts)
+        session = client.send_message(
+            agent_name=instance.agent_name, request_parts=request.parts, idempotency_key=idempotency_key
+        )
+        if session.idempotent:
+            session.close()
+            note(f"the key has task {session.task_id} already")
+            session = client.connect(session.task_id)
         outage = Outage(client, session)
         session.on_event(lambda event: _show(event, options.json))
         session.on_error(outage.noticed)

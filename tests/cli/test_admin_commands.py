@@ -17,7 +17,7 @@ import pytest
 from blocks_network.api.registry import register_agent
 from blocks_network.consumer.parts import text_part
 from blocks_network.testing.network import Network
-from blocks_network.types import TaskContext
+from blocks_network.types import StartTaskMessage, TaskContext
 
 DEADLINE_S = 60
 
@@ -104,6 +104,21 @@ def test_the_same_idempotency_key_gives_the_same_task(blocks: Network) -> None:
     ]
     assert sent[0]["taskId"] == sent[1]["taskId"]
     assert [told["idempotent"] for told in sent] == [False, True]
+
+
+def test_send_with_a_key_and_wait_shows_the_task_that_has_it_again(blocks: Network) -> None:
+    runs: list[str] = []
+
+    def once(task: StartTaskMessage) -> str:
+        runs.append(task.task_id)
+        return f"run {len(runs)}"
+
+    blocks.agent(once, name="admin_again")
+    for _ in range(2):
+        sent = run("send", "admin_again", "x", "--wait", "--idempotency-key", "admin-again-1", network=blocks)
+        assert (sent.returncode, sent.stdout) == (0, "run 1\n"), sent.stderr
+    assert len(runs) == 1
+    assert f"the key has task {runs[0]} already" in sent.stderr
 
 
 def test_tasks_are_listed_newest_first(blocks: Network) -> None:

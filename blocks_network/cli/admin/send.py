@@ -58,8 +58,8 @@ def _send(options: argparse.Namespace) -> ExitCode:
         raise ConfigurationError("there is nothing to send", hint="give a TEXT, @FILE or -, or --file PATH")
     if not options.wait and (options.out is not None or options.timeout is not None):
         raise ConfigurationError("--out and --timeout are about the result", hint="add --wait")
-    if options.wait and (options.webhook or options.idempotency_key):
-        raise ConfigurationError("--wait follows the task itself", hint="leave out --webhook and --idempotency-key")
+    if options.wait and options.webhook:
+        raise ConfigurationError("--wait follows the task itself", hint="leave out --webhook")
     if options.webhook_secret and not options.webhook:
         raise ConfigurationError("--webhook-secret needs --webhook URL")
     from blocks_network.cli.task import Request, run_task
@@ -68,7 +68,15 @@ def _send(options: argparse.Namespace) -> ExitCode:
     agent = _find(options.agent, reach)
     if options.wait:
         hint = "the log of the agent that did it says where its handler raised it"
-        return run_task(agent, request, reach.cdm_url, reach.api_key, options, where_faults_are=hint)
+        return run_task(
+            agent,
+            request,
+            reach.cdm_url,
+            reach.api_key,
+            options,
+            where_faults_are=hint,
+            idempotency_key=options.idempotency_key,
+        )
     config = None
     if options.webhook:
         secret = {"secret": options.webhook_secret} if options.webhook_secret else {}

@@ -178,9 +178,10 @@ def _parts(parts: object, limits: Limits) -> list[dict[str, Any]]:
         raise invalid_params("requestParts is not a list")
     if len(parts) > limits.request_parts:
         raise invalid_params(f"requestParts has {len(parts)} entries, at most {limits.request_parts} are taken")
+    parts = [{"text": part, "contentType": "text/plain"} if isinstance(part, str) else part for part in parts]
     for index, part in enumerate(parts):
         if not isinstance(part, dict):
-            raise invalid_params(f"requestParts[{index}] is not an object")
+            raise invalid_params(f"requestParts[{index}] is neither an object nor a text")
         at = f"requestParts[{index}]."
         _text(part, "partId", at)
         _text(part, "contentType", at)

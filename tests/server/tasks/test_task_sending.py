@@ -130,7 +130,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no mode": ({"billingMode": None}, "billingMode"),
     "another mode": ({"billingMode": "barter"}, "billingMode"),
     "parts no list": ({"requestParts": {"text": "x"}}, "requestParts"),
-    "part no object": ({"requestParts": ["x"]}, "requestParts[0]"),
+    "part no object": ({"requestParts": [7]}, "requestParts[0]"),
     "too many parts": ({"requestParts": [{"text": "x"}] * 101}, "at most 100"),
     "part id no text": ({"requestParts": [{}, {"partId": 1}]}, "requestParts[1].partId"),
     "part id too long": ({"requestParts": [{"partId": "p" * 256}]}, "requestParts[0].partId"),
@@ -386,6 +386,14 @@ async def test_a_task_that_is_being_stored_is_taken_though_its_caller_has_gone(h
     assert (await house.call("ListTasks"))["totalCount"] == 2
     await hand.end(start["taskId"])
     await house.ended(start["taskId"])
+
+
+@housed()
+async def test_a_text_is_a_part(house: House) -> None:
+    hand = await house.hand()
+    start = await given(hand, await house.send(requestParts=["Hello", {"partId": "b", "text": "x"}]))
+    assert start["requestParts"] == [{"text": "Hello", "contentType": "text/plain"}, {"partId": "b", "text": "x"}]
+    assert (await refusal(house, requestParts=[7])).code == "InvalidParams"
 
 
 @housed()
