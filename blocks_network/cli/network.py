@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,11 @@ from blocks_network.server.node import Node
 from blocks_network.wire.versions import SDK_VERSION
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
+
+OPEN_FILES = 65_536
+"""As many as the system lets a process have, but not more than this."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -117,6 +123,7 @@ def _dev(options: argparse.Namespace) -> ExitCode:
     )
     if config.access_log:
         configure_access_log()
+    _take_open_files()
     node = Node(config)
     before = _end_on_signals(node)
     try:
@@ -164,6 +171,21 @@ def _greet(node: Node, data: Path | None) -> None:
     result("Agents and clients find it with:")
     result(f"  export BLOCKS_CDM_URL={node.cdm_url}")
     result(f"  export BLOCKS_API_KEY={node.api_key}")
+
+
+def _take_open_files() -> None:
+    """Each connection is one, and many systems give a process 1,024 of them before it asks for more."""
+    try:
+        import resource
+    except ImportError:  # Windows knows no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as fault:
+            log.warning("no more than %d files can be open at a time: %s", soft, fault)
 
 
 def _end_on_signals(node: Node) -> dict[signal.Signals, Any]:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ DEADLINE_S = 30
 class Command:
     """A running `blocks-network`. Its standard error is read on a thread of its own, so that it never blocks."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, before: Callable[[], None] | None = None) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BLOCKS_")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "blocks_network.cli.network", *arguments],
@@ -31,6 +32,7 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             env=environment,
+            preexec_fn=before,
         )
         self._errors: list[str] = []
         self._reader = threading.Thread(target=self._read_errors, name="stderr-of-the-command", daemon=True)
@@ -70,13 +72,13 @@ class Commands:
     def __init__(self) -> None:
         self._started: list[Command] = []
 
-    def __call__(self, *arguments: str) -> Command:
-        self._started.append(Command(*arguments))
+    def __call__(self, *arguments: str, before: Callable[[], None] | None = None) -> Command:
+        self._started.append(Command(*arguments, before=before))
         return self._started[-1]
 
-    def ready(self, *arguments: str) -> tuple[Command, dict[str, Any]]:
-        """A network on a free port, and what its first line says."""
-        command = self("dev", "--port", "0", "--json", *arguments)
+    def ready(self, *arguments: str, before: Callable[[], None] | None = None) -> tuple[Command, dict[str, Any]]:
+        """A network on a free port, and what its first line says. `before` runs in its process, at first."""
+        command = self("dev", "--port", "0", "--json", *arguments, before=before)
         return command, json.loads(command.line())
 
     def close(self) -> None:
@@ -269,6 +271,23 @@ def test_a_limit_is_set_and_the_access_log_written_without_secrets(blocks_networ
     assert told == [("gateway", "publish", answer.status_code), ("platform", "/config.json", 200)]
     assert "SECRET" not in network.errors()
     assert keys["publishKey"] not in network.errors()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_it_takes_as_many_connections_as_the_system_allows_it(blocks_network: Commands) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few, many = 64, 200  # the limit that it begins with, and the connections that it has to bear
+    _, described = blocks_network.ready(before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard)))
+    host, _, port = described["origin"].rpartition(":")
+    with ExitStack() as opened:
+        connections = [
+            opened.enter_context(socket.create_connection((host, int(port)), DEADLINE_S)) for _ in range(many)
+        ]
+        for connection in (connections[0], connections[-1]):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_limit_that_does_not_exist_is_said_with_the_one_that_was_meant(blocks_network: Commands) -> None:
