@@ -30,7 +30,7 @@ from blocks_network.agent.timers import Timers
 from blocks_network.errors import AgentAuthFatalError, ConfigurationError, SessionClosedError
 from blocks_network.logs import said_of
 from blocks_network.transport.publisher import Publisher
-from blocks_network.transport.pubnub import make_client
+from blocks_network.transport.pubnub import PubNubKeys, client_of, make_client
 from blocks_network.transport.sending import BatchSender
 from blocks_network.wire.presence import AgentInstancePresenceState
 from blocks_network.wire.versions import PROTOCOL_VERSION, SUPPORTED_PROTOCOL_VERSIONS
@@ -100,6 +100,7 @@ class Instance:
         )
         self._hooks = Hooks(options, client=lambda: self.connection.link.client, table=self._table, watcher=self)
         self._overdue = Overdue(self._table, self._timers, grace_s=options.cancel_grace_s, report=self.task_failed)
+        self._pattern: tuple[PubNubKeys, PubNub] | None = None
         self._publisher = Publisher(
             self.instance_id, sender=BatchSender() if identity.offers("batch-publish") else None
         )
@@ -181,7 +182,11 @@ class Instance:
         return Running(run, events, StatusReports(events, self._timers), self._streams.of(run))
 
     def _client_for(self, token: str | None) -> PubNub:
-        return make_client(self.connection.keys, user_id=self.instance_id, token=token)
+        """One for a task. Their configuration is locked, so one serves all: making it takes longer than the client."""
+        keys = self.connection.keys
+        if self._pattern is None or self._pattern[0] != keys:
+            self._pattern = keys, make_client(keys, user_id=self.instance_id)
+        return client_of(self._pattern[1].config, token)
 
     def _submit(self, running: Running) -> None:
         self._pool.submit(self._hooks.start if self._hooks.replaces_processing else self._runner, running)
