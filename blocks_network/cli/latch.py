@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
+import sys
 
-__all__ = ["Latch"]
+__all__ = ["TURN_S", "Latch"]
+
+TURN_S = 0.5
+"""A signal that comes just before the main thread blocks does not wake it, and its handler, being Python, does not run
+meanwhile: so nobody blocks for longer than this."""
 
 
 class Latch:
@@ -24,4 +30,7 @@ class Latch:
 
     def wait(self) -> None:
         """Returns when it is set. Signals are handled meanwhile."""
+        if sys.platform != "win32":  # where pipes cannot be waited for by select
+            while not select.select([self._read], [], [], TURN_S)[0]:
+                continue
         os.read(self._read, 1)

@@ -14,6 +14,7 @@ from typing import Any
 
 from blocks_network import settings
 from blocks_network.cli.admin import agents, cancel, keys, logs, send, task, tasks, webhooks
+from blocks_network.cli.latch import TURN_S
 from blocks_network.cli.output import (
     LOG_LEVELS,
     ExitCode,
@@ -134,7 +135,8 @@ def _dev(options: argparse.Namespace) -> ExitCode:
             else:
                 _greet(node, options.data)
             gc.freeze()  # what was made for the start stays, and need not be looked through again and again
-            node.ended.wait()
+            while not node.ended.wait(TURN_S):  # see there: a signal could be missed
+                continue
         finally:
             gc.unfreeze()
             in_time = node.stop()

@@ -208,7 +208,7 @@ class Ledger:
     def _commit_here(self) -> None:
         """What this turn of the loop has gathered, if the loop may commit by itself; else the task does it."""
         self._scheduled = None
-        if self._under_way or self._failures or self._task is None or self._wanted.is_set():
+        if self._under_way or self._failures or self._ending or self._task is None or self._wanted.is_set():
             self._wanted.set()
             return
         batch = self._take()
