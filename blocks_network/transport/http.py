@@ -239,12 +239,18 @@ class ConnectionPool:
         key, target = _addressed(url)
         payload = body.encode() if isinstance(body, str) else body
         connection, target = self._take(key, target, connect_timeout_s)
-        with _Faults(connection, url, read_timeout_s, interruption):
-            if connection.sock is not None:
-                connection.sock.settimeout(read_timeout_s)
-            answer = connection.exchange(
-                method, target, _host_of(key), payload, headers or {}, limit_bytes=MAX_ANSWER_BYTES
-            )
+        try:
+            with _Faults(connection, url, read_timeout_s, interruption):
+                if connection.sock is not None:
+                    connection.sock.settimeout(read_timeout_s)
+                answer = connection.exchange(
+                    method, target, _host_of(key), payload, headers or {}, limit_bytes=MAX_ANSWER_BYTES
+                )
+        except Interrupted:
+            raise
+        except TransportError:
+            self._drop_idle(key)  # they are as old, and who tries again should not meet the same end on each of them
+            raise
         if len(answer.content) > MAX_ANSWER_BYTES:
             connection.close()
             raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
@@ -299,6 +305,12 @@ class ConnectionPool:
                 entries.append((time.monotonic(), connection))
                 return
         connection.close()
+
+    def _drop_idle(self, key: Peer) -> None:
+        with self._lock:
+            entries = self._idle.pop(key, [])
+        for _, connection in entries:
+            connection.close()
 
     def _forget(self) -> None:
         """In a forked child: the sockets belong to the parent, and its lock may have been held."""
