@@ -12,6 +12,7 @@ from typing import Any
 
 from blocks_network.api.caller import Answer, Caller
 from blocks_network.errors import BlocksError, TransportError
+from blocks_network.wire.rpc import BUSY_CODES, error_code
 
 __all__ = ["FEATURE", "Gathering"]
 
@@ -21,8 +22,6 @@ PATIENCE_S = 0.01
 UNDER_WAY_MAX = 8
 CALLS_MAX, TEXT_MAX_CHARS = 50, 256 * 1024
 """In one request. Networks take 100 calls and bodies of 1 MiB."""
-_LATER = frozenset({"NetworkBusy", "StoreUnavailable"})
-"""Alone these are HTTP 503, after which the call is made again in due time."""
 
 
 class _Call:
@@ -140,9 +139,7 @@ def _exchange(caller: Caller, path: str, batch: list[_Call]) -> None:
 def _is_final(said: Mapping[str, Any]) -> bool:
     """A result, or a refusal that would be the same if the call were made again."""
     error = said.get("error")
-    data = error.get("data") if isinstance(error, Mapping) else None
-    code = data.get("code") if isinstance(data, Mapping) else None
-    return "result" in said or (error is not None and code not in _LATER)
+    return "result" in said or (error is not None and error_code(error) not in BUSY_CODES)
 
 
 def _size_of(envelope: Mapping[str, Any]) -> int:

@@ -13,7 +13,7 @@ from blocks_network.api.gathering import Gathering
 from blocks_network.backoff import Backoff
 from blocks_network.errors import BillingModeMismatchError, RpcError, TransportError
 from blocks_network.transport.http import ConnectFailed
-from blocks_network.wire.rpc import EMBEDDED_JWT_CODES, request_envelope
+from blocks_network.wire.rpc import EMBEDDED_JWT_CODES, error_code, request_envelope
 
 __all__ = [
     "ListTasksParams",
@@ -165,7 +165,7 @@ def _call(
     answer = _sent(caller, envelope, method, anonymous, gathering)
     error = _error_of(answer)
     provider = None if anonymous else caller.auth
-    outdated = error is not None and _embedded_code(error) in EMBEDDED_JWT_CODES
+    outdated = error_code(error) in EMBEDDED_JWT_CODES
     if outdated and provider is not None and provider.on_auth_failure():
         # the platform had let the bearer in, but found the identity in it out of date
         answer = _sent(caller, envelope, method, anonymous)
@@ -200,11 +200,6 @@ def _sent(
 def _error_of(answer: Answer) -> Mapping[str, Any] | None:
     error = answer.body.get("error") if isinstance(answer.body, dict) else None
     return error if isinstance(error, Mapping) else None
-
-
-def _embedded_code(error: Mapping[str, Any]) -> str | None:
-    data = error.get("data")
-    return data.get("code") if isinstance(data, Mapping) else None
 
 
 def _rpc_error(error: Mapping[str, Any], answer: Answer, task_id: str | None, agent_name: str | None) -> RpcError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 __all__ = [
+    "BUSY_CODES",
     "EMBEDDED_JWT_CODES",
     "INTERNAL_ERROR",
     "INVALID_PARAMS",
@@ -15,7 +16,9 @@ __all__ = [
     "Method",
     "PARSE_ERROR",
     "REFUSED",
+    "STORE_UNAVAILABLE",
     "TASK_STATES",
+    "error_code",
     "error_envelope",
     "request_envelope",
     "result_envelope",
@@ -41,6 +44,10 @@ PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR =
 REFUSED = -32000
 """The platform understood the call and refuses it; `data.code` says why."""
 
+STORE_UNAVAILABLE = "StoreUnavailable"
+BUSY_CODES = frozenset({"NetworkBusy", STORE_UNAVAILABLE})
+"""`data.code` values of a network that has no time, or no room, now: nothing was changed, and the call is made again
+later. Alone it comes with HTTP 503."""
 EMBEDDED_JWT_CODES = frozenset(
     {
         "EMBEDDED_JWT_REVOKED",
@@ -51,6 +58,13 @@ EMBEDDED_JWT_CODES = frozenset(
     }
 )
 """`data.code` values after which a caller renews its token and tries once more."""
+
+
+def error_code(error: object) -> str | None:
+    """`data.code` of an envelope's `error`; None where there is none."""
+    data = error.get("data") if isinstance(error, Mapping) else None
+    code = data.get("code") if isinstance(data, Mapping) else None
+    return code if isinstance(code, str) else None
 
 
 def request_envelope(call_id: str, method: str, params: Mapping[str, Any]) -> dict[str, Any]:

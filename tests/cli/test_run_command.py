@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,35 @@ def blocks_run(*arguments: str, cwd: Path, stdin: str = "", **env: str) -> subpr
         env=clean_env(**env),
         check=False,
     )
+
+
+@contextmanager
+def started(*arguments: str, cwd: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that runs while the test does something, and no longer."""
+    process = subprocess.Popen(
+        [*BLOCKS_RUN, *arguments],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_env(**env),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def errors_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines of its standard error up to the one that holds `text`."""
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if text in line:
+            break
+    return said
 
 
 def test_one_task_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
@@ -199,21 +230,13 @@ def test_a_network_that_dies_while_the_task_runs(tmp_path: Path) -> None:
     assert network.stdout is not None
     described = json.loads(network.stdout.readline())
     register_agent(described["baseUrl"], described["apiKey"], derive_card("slow", None, None, None))
-    task = subprocess.Popen(
-        [*BLOCKS_RUN, "--handler", "slow.py:slow", "--task", "a"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_env(BLOCKS_CDM_URL=described["cdmUrl"], BLOCKS_API_KEY=described["apiKey"]),
-    )
-    assert task.stderr is not None
-    for line in task.stderr:
-        if "running" in line:
-            break
-    network.kill()
-    network.wait(10)
-    network.stdout.close()
-    _, err = task.communicate(timeout=60)
+    reach = {"BLOCKS_CDM_URL": described["cdmUrl"], "BLOCKS_API_KEY": described["apiKey"]}
+    with started("--handler", "slow.py:slow", "--task", "a", cwd=tmp_path, **reach) as task:
+        errors_until(task, "running")
+        network.kill()
+        network.wait(10)
+        network.stdout.close()
+        _, err = task.communicate(timeout=60)
     assert task.returncode == 3, err
     assert "the network was lost while task" in err
     assert "Traceback" not in err
@@ -228,22 +251,10 @@ def test_out_of_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_an_agent_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    agent = subprocess.Popen(
-        [*BLOCKS_RUN, "--handler", "echo", "--local"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=clean_env(),
-    )
-    assert agent.stderr is not None
-    said = []
-    for line in agent.stderr:
-        said.append(line)
-        if "running (press Ctrl+C to stop)" in line:
-            break
-    agent.send_signal(number)
-    out, err = agent.communicate(timeout=20)
+    with started("--handler", "echo", "--local", cwd=tmp_path) as agent:
+        said = errors_until(agent, "running (press Ctrl+C to stop)")
+        agent.send_signal(number)
+        out, err = agent.communicate(timeout=20)
     assert (agent.returncode, out) == (0, ""), err
     starts = ("starting handler", "concurrency:", "instance ID:", "clients find it", "running")
     told = [line for line in said if line.startswith("[agent]")]
@@ -264,19 +275,12 @@ def test_a_handler_that_ignores_its_end_holds_up_no_process(blocks_node: Node, t
     )
     register_agent(blocks_node.base_url, str(blocks_node.api_key), derive_card("deaf", None, None, None))
     key = {"BLOCKS_API_KEY": str(blocks_node.api_key), "BLOCKS_CDM_URL": blocks_node.cdm_url}
-    agent = subprocess.Popen(
-        [*BLOCKS_RUN, "--handler", "deaf.py:deaf"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_env(**key, AGENT_SHUTDOWN_GRACE_SEC="0"),
-    )
-    assert agent.stderr is not None
-    with TaskClient.create("free", blocks_node.cdm_url, api_key=str(blocks_node.api_key)) as client:
+    with (
+        started("--handler", "deaf.py:deaf", cwd=tmp_path, **key, AGENT_SHUTDOWN_GRACE_SEC="0") as agent,
+        TaskClient.create("free", blocks_node.cdm_url, api_key=str(blocks_node.api_key)) as client,
+    ):
         session = client.send_message(agent_name="deaf", request_parts=[])
-        for line in agent.stderr:
-            if "listening to nobody" in line:
-                break
+        errors_until(agent, "listening to nobody")
         agent.send_signal(signal.SIGTERM)
         _, err = agent.communicate(timeout=20)
     assert agent.returncode == 1, err
@@ -286,19 +290,10 @@ def test_a_handler_that_ignores_its_end_holds_up_no_process(blocks_node: Node, t
 
 def test_an_interrupted_task(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("def slow(task, ctx): ctx.cancel_event.wait(30)\n")
-    task = subprocess.Popen(
-        [*BLOCKS_RUN, "--handler", "slow.py:slow", "--local", "--task", "a"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_env(),
-    )
-    assert task.stderr is not None
-    for line in task.stderr:
-        if "running" in line:
-            break
-    task.send_signal(signal.SIGINT)
-    _, err = task.communicate(timeout=20)
+    with started("--handler", "slow.py:slow", "--local", "--task", "a", cwd=tmp_path) as task:
+        errors_until(task, "running")
+        task.send_signal(signal.SIGINT)
+        _, err = task.communicate(timeout=20)
     assert task.returncode == 130, err
     assert "Traceback" not in err
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -68,6 +68,34 @@ def test_a_refused_task_refuses_no_other(blocks: Network) -> None:
     assert answers == [str(number) if number % 2 else "AgentNotFound" for number in range(100)]
 
 
+class Noted:
+    """Counts what happens on other threads."""
+
+    def __init__(self) -> None:
+        self._changed, self._number = threading.Condition(), 0
+
+    def add(self) -> None:
+        with self._changed:
+            self._number += 1
+            self._changed.notify_all()
+
+    def wait(self, number: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._number >= number, WAIT_S)
+
+
+class NotedQueue(deque[Any]):
+    """Tells how many have ever come to wait."""
+
+    def __init__(self, noted: Noted) -> None:
+        super().__init__()
+        self._noted = noted
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self._noted.add()
+
+
 class Held(Caller):
     """Answers when it is let, with the ids that it was asked for; `said` may say something else."""
 
@@ -75,11 +103,13 @@ class Held(Caller):
         super().__init__("http://nowhere.invalid")
         self.go = threading.Semaphore(0)
         self.asked: list[Any] = []
+        self._noted = Noted()
         self.faults: list[BaseException] = []
         self.said: dict[str, dict[str, Any]] = {}
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Answer:
         self.asked.append(body)
+        self._noted.add()
         assert self.go.acquire(timeout=WAIT_S)
         if self.faults:
             raise self.faults.pop(0)
@@ -91,27 +121,22 @@ class Held(Caller):
         return self.said.get(call_id) or {"id": call_id, "result": {"of": call_id}}
 
     def wait_asked(self, number: int) -> None:
-        deadline = time.monotonic() + WAIT_S
-        while len(self.asked) < number:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        self._noted.wait(number)
 
 
 class Crowd:
     """Threads that call at the same time: the first is under way, the others have gathered behind it."""
 
     def __init__(self, caller: Held, number: int, size: int = 1) -> None:
-        self.caller, self.gathering = caller, Gathering()
+        self.caller, self.gathering, waiting = caller, Gathering(), Noted()
+        self.gathering._waiting = NotedQueue(waiting)
         self.outcomes: dict[str, Any] = {}
         self._threads = [threading.Thread(target=self._run, args=(f"c{index}", size)) for index in range(number)]
         self._threads[0].start()
         caller.wait_asked(1)
         for thread in self._threads[1:]:
             thread.start()
-        deadline = time.monotonic() + WAIT_S
-        while len(self.gathering._waiting) < number - 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        waiting.wait(number - 1)
 
     def _run(self, call_id: str, size: int) -> None:
         envelope = request_envelope(call_id, "SendMessage", {"requestParts": [{"text": "x" * size}]})

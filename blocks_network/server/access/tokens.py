@@ -125,8 +125,7 @@ class CapabilityTokens:
         content[b"res"] = _resource_maps(channels, groups, uuids)
         content[b"pat"] = _resource_maps(patterns, group_patterns, uuid_patterns)
         for expressions in content[b"pat"].values():
-            if expressions:
-                _compiled(expressions, self._limits)
+            _compiled(expressions, self._limits)
         content[b"meta"] = dict(meta or {})
         if uuid is not None:
             content[b"uuid"] = uuid
@@ -211,16 +210,18 @@ def _resource_maps(
 ) -> dict[bytes, dict[str, int]]:
     """The five maps in the service's order; `spc` and `usr` are older names that we leave empty."""
     return {
-        b"chan": _bits_by_name(channels) if channels else {},
-        b"grp": _bits_by_name(groups) if groups else {},
+        b"chan": _bits_by_name(channels),
+        b"grp": _bits_by_name(groups),
         b"spc": {},
         b"usr": {},
-        b"uuid": _bits_by_name(uuids) if uuids else {},
+        b"uuid": _bits_by_name(uuids),
     }
 
 
-def _bits_by_name(found: Mapping[str, Bits | int]) -> dict[str, int]:
+def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
     """Raises ValueError for names or bits that are none."""
+    if not found:
+        return {}
     plain: dict[str, int] = {}
     for name, bits in found.items():
         if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
@@ -230,6 +231,8 @@ def _bits_by_name(found: Mapping[str, Bits | int]) -> dict[str, int]:
 
 
 def _compiled(expressions: Mapping[str, Bits | int], limits: Limits) -> list[tuple[Pattern, int]]:
+    if not expressions:
+        return []
     if len(expressions) > limits.patterns_per_token:
         raise ValueError(f"{len(expressions)} patterns; {limits.patterns_per_token} are allowed")
     named = _bits_by_name(expressions)

@@ -31,8 +31,9 @@ def build_api(services: Services, observe: Observe) -> Observed:
     """Built once; belongs to one event loop. From now on an API key that is revoked here ends its access tokens."""
     services.api_keys.on_revoked(services.access_tokens.refuse_key)
     nouns = (cdm, tokens, registry, tasks, files, webhooks, keys, admin)
+    routes = [route for noun in nouns for route in noun.routes(services)]
     app = Starlette(
-        routes=[route for noun in nouns for route in noun.routes(services)],
+        routes=routes,
         middleware=[Middleware(Conventions)],
         exception_handlers={
             ApiRefusal: answer_refusal,
@@ -42,8 +43,8 @@ def build_api(services: Services, observe: Observe) -> Observed:
     )
     app.router.redirect_slashes = False  # some clients follow a redirect with a GET, and without the body
     app.router.default = _nothing_here
-    direct = {("POST", RPC_PATH): tasks.rpc(services)}
-    return Observed(Direct(app, direct), app.routes, observe)
+    direct = {("POST", route.path): route.endpoint for route in routes if route.path == RPC_PATH}
+    return Observed(Direct(app, direct), routes, observe)
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:

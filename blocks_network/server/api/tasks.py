@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -27,24 +27,26 @@ from blocks_network.server.api.services import Services
 from blocks_network.server.store.database import StoreFault
 from blocks_network.server.tasks.refusals import TaskRefusal, invalid_params
 from blocks_network.wire.rpc import (
+    BUSY_CODES,
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     METHODS,
     PARSE_ERROR,
+    STORE_UNAVAILABLE,
+    error_code,
     error_envelope,
     result_envelope,
 )
 
-__all__ = ["routes", "rpc"]
+__all__ = ["routes"]
 
 log = logging.getLogger(__name__)
 
 RPC_OPERATIONS = {method: f"rpc/{method}" for method in METHODS}
 BATCH = "rpc/batch"
-STORE_UNAVAILABLE = "StoreUnavailable"
-BUSY, BUSY_RETRY_S = frozenset({"NetworkBusy", STORE_UNAVAILABLE}), "1"
+BUSY_RETRY_S = "1"
 CALL_ID_CHARS = 255
 ANONYMOUS_BYTES = 4_096
 FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
@@ -52,14 +54,9 @@ FOR_PROVIDERS = frozenset({"GetTask", "ListTasks", "TerminateTask"})
 
 
 def routes(services: Services) -> list[Route]:
-    return [Route(RPC_PATH, rpc(services), methods=["POST"])]
-
-
-def rpc(services: Services) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint of all calls."""
     most = services.limits.body_bytes
 
-    async def endpoint(request: Request) -> Response:
+    async def rpc(request: Request) -> Response:
         principal = None if bearer_of(request) is None else await principal_of(request, services)
         try:
             said = await (_read_anonymous(request) if principal is None else read_objects(request, most))
@@ -74,11 +71,11 @@ def rpc(services: Services) -> Callable[[Request], Awaitable[Response]]:
         if isinstance(method, str) and method in RPC_OPERATIONS:
             request.scope[OPERATION] = RPC_OPERATIONS[method]
         answered = await answer(services, principal, said)
-        if answered.get("error", {}).get("data", {}).get("code") in BUSY:
+        if error_code(answered.get("error")) in BUSY_CODES:
             return json_answer(answered, 503, {"Retry-After": BUSY_RETRY_S})
         return json_answer(answered)
 
-    return endpoint
+    return [Route(RPC_PATH, rpc, methods=["POST"])]
 
 
 async def _answer_all(services: Services, principal: Principal | None, calls: list[Any]) -> Any:

@@ -125,6 +125,8 @@ class TaskService:
         self._gate = Gate(bus=bus, overseer=self._overseer, ledger=self._ledger, timers=self.timers)
         self._claims: dict[UserKey, asyncio.Future[dict[str, Any]]] = {}
         """Calls under way, by organisation, user and idempotency key."""
+        self._orphans: set[asyncio.Task[dict[str, Any]]] = set()
+        """Those whose callers have gone."""
         self._stamp = 0
         self._unfollow: Callable[[], None] | None = None
 
@@ -206,28 +208,33 @@ class TaskService:
             answer = await self._send_once(principal, wanted, key)
         except asyncio.CancelledError:  # equal calls may wait for this one: it goes on without its caller
             again = asyncio.get_running_loop().create_task(self._send_once(principal, wanted, key))
-            again.add_done_callback(partial(self._claim_over, key, claim))
+            self._orphans.add(again)
+            again.add_done_callback(partial(self._orphan_done, key, claim))
             raise
         except BaseException as fault:
-            del self._claims[key]
-            claim.set_exception(fault)
-            claim.exception()  # nobody has to be waiting
+            self._settle(key, claim, fault)
             raise
-        del self._claims[key]
-        claim.set_result(answer)
+        self._settle(key, claim, answer)
         return answer
 
-    def _claim_over(
+    def _orphan_done(
         self, key: UserKey, claim: asyncio.Future[dict[str, Any]], done: asyncio.Task[dict[str, Any]]
     ) -> None:
+        self._orphans.discard(done)
+        self._settle(key, claim, None if done.cancelled() else done.exception() or done.result())
+
+    def _settle(
+        self, key: UserKey, claim: asyncio.Future[dict[str, Any]], outcome: dict[str, Any] | BaseException | None
+    ) -> None:
+        """The call is over: its answer, its fault, or None when it was cancelled."""
         del self._claims[key]
-        if done.cancelled():
+        if outcome is None:
             claim.cancel()
-        elif (fault := done.exception()) is not None:
-            claim.set_exception(fault)
-            claim.exception()
+        elif isinstance(outcome, BaseException):
+            claim.set_exception(outcome)
+            claim.exception()  # nobody has to be waiting
         else:
-            claim.set_result(done.result())
+            claim.set_result(outcome)
 
     async def _send_once(self, principal: Principal, wanted: Wanted, key: UserKey) -> dict[str, Any]:
         """A call with a key, repeated, is answered with its task even when a new one would be refused by now."""
