@@ -33,10 +33,9 @@ class Load:
     last_fault: BlocksError | None = None
 
     def __post_init__(self) -> None:
-        self.answered = threading.Semaphore(0)
-        """Once for each task that was taken: a test waits for the load to move."""
         self._places = threading.BoundedSemaphore(IN_FLIGHT)
         self._lock = threading.Lock()
+        self._taken = threading.Condition(self._lock)
         self._threads = [threading.Thread(target=self._send, name=f"sender-{n}", daemon=True) for n in range(SENDERS)]
         for thread in self._threads:
             thread.start()
@@ -53,9 +52,15 @@ class Load:
                     self.last_fault = fault
                 continue
             session.on_terminal(lambda _event: self._places.release())
-            with self._lock:
+            with self._taken:
                 self.sessions.append(session)
-            self.answered.release()
+                self._taken.notify_all()
+
+    def wait_until_it_moves(self) -> None:
+        """For a task that the network takes from now on."""
+        with self._taken:
+            before = len(self.sessions)
+            assert self._taken.wait_for(lambda: len(self.sessions) > before, DEADLINE_S), repr(self.last_fault)
 
     def end(self) -> None:
         self.over = True
