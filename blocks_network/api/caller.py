@@ -16,7 +16,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from blocks_network.backoff import Backoff
 from blocks_network.errors import ApiError, TransportError
-from blocks_network.transport.http import POOL, Response
+from blocks_network.transport.http import POOL
+from blocks_network.transport.responses import Response
 from blocks_network.wire.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_HEADER
 
 __all__ = ["AFFINITY", "Answer", "AuthProvider", "Caller", "WriteAffinity", "api_error", "post_json"]

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from blocks_network import settings
 from blocks_network.errors import ConfigurationError, TransportError
+from blocks_network.transport.answers import FEATURE
 from blocks_network.transport.http import POOL
 from blocks_network.transport.pubnub import DEFAULT_ORIGIN, PubNubKeys
 
@@ -45,7 +46,7 @@ class CdmConfig:
     def keys(self, billing_mode: BillingMode) -> PubNubKeys:
         """The keyset that work of this billing mode travels on."""
         keyset = self.playground if billing_mode == "free" else self.network
-        return PubNubKeys(keyset.subscribe_key, keyset.publish_key, self.origin, self.ssl)
+        return PubNubKeys(keyset.subscribe_key, keyset.publish_key, self.origin, self.ssl, FEATURE in self.features)
 
 
 def fetch_cdm_config(url: str | None = None) -> CdmConfig:

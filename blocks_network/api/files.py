@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from blocks_network.api.caller import Answer, AuthProvider, Caller
 from blocks_network.backoff import Backoff
 from blocks_network.errors import ConfigurationError, FileUploadError, TransportError
+from blocks_network.transport.faults import ConnectFailed
 from blocks_network.transport.files import Content, Progress, download_to, post_form, size_of
-from blocks_network.transport.http import ConnectFailed
 from blocks_network.wire.artifacts import DEFAULT_MIME_TYPE
 
 __all__ = ["BLOCKS_MAX_UPLOAD_BYTES", "Role", "download_to", "presigned_upload_flow"]

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from blocks_network import settings
 from blocks_network.api.caller import Answer, Caller, api_error
 from blocks_network.errors import ApiError, BlocksError, ConfigurationError, TransportError
-from blocks_network.transport.http import ConnectFailed
+from blocks_network.transport.faults import ConnectFailed
 
 __all__ = [
     "AgentEntry",

@@ -12,7 +12,7 @@ from blocks_network.api.caller import Answer, Caller
 from blocks_network.api.gathering import Gathering
 from blocks_network.backoff import Backoff
 from blocks_network.errors import BillingModeMismatchError, RpcError, TransportError
-from blocks_network.transport.http import ConnectFailed
+from blocks_network.transport.faults import ConnectFailed
 from blocks_network.wire.rpc import EMBEDDED_JWT_CODES, error_code, request_envelope
 
 __all__ = [

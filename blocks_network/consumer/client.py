@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from blocks_network.consumer.session import WAIT_S, TaskSession
 from blocks_network.consumer.subscribe import TaskEventCallbacks, TaskSubscription, follow_task, subscribe_to_task
 from blocks_network.consumer.uploads import MessageUploads
 from blocks_network.errors import BlocksError, ConfigurationError, CredentialsMissingError, SessionClosedError
+from blocks_network.transport.answers import FEATURE as SUBSCRIBE_STREAM
 from blocks_network.transport.pubnub import DEFAULT_ORIGIN, PubNubKeys
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ class TaskClient:
         if billing_mode is None:
             _deprecated("a TaskClient without billing_mode is deprecated: say 'free' or 'paid'")
         self.billing_mode = checked_billing_mode(billing_mode or "free")
-        self._keys = PubNubKeys(subscribe_key, publish_key, origin, ssl)
+        self._keys = PubNubKeys(subscribe_key, publish_key, origin, ssl, pushes=SUBSCRIBE_STREAM in features)
         self._other_keys: PubNubKeys | None = None
         self._pubnub, self._create_pubnub, self._owns_pubnub = pubnub, create_pubnub, False
         self._default_owner_id = default_owner_id
@@ -333,7 +335,7 @@ class TaskClient:
 
     def update_keys(self, subscribe_key: str, publish_key: str | None = None) -> None:
         """The keyset of later sessions."""
-        self._keys = PubNubKeys(subscribe_key, publish_key, self._keys.origin, self._keys.ssl)
+        self._keys = replace(self._keys, subscribe_key=subscribe_key, publish_key=publish_key)
 
     def destroy(self) -> None:
         """Ends token renewal and wakes whoever waits on a session. Idempotent.

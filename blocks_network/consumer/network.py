@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blocks_network import settings
 from blocks_network.api.cdm import BillingMode, fetch_cdm_config
@@ -50,8 +50,10 @@ def find_network(
         return Network(base_url, PubNubKeys(subscribe_key, publish_key))
     document = fetch_cdm_config(cdm_url)
     listed = document.keys(billing_mode)
-    keys = PubNubKeys(
-        subscribe_key or listed.subscribe_key, publish_key or listed.publish_key, listed.origin, listed.ssl
+    keys = replace(
+        listed,
+        subscribe_key=subscribe_key or listed.subscribe_key,
+        publish_key=publish_key or listed.publish_key,
     )
     base_url = base_url or document.api.base_url
     _require("subscribe_key", keys.subscribe_key, settings.SUBSCRIBE_KEY.name, "keyset")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from blocks_network.api.tasks import SentTask, TaskInfo
 from blocks_network.api.tokens import ReadToken
@@ -38,7 +39,7 @@ def open_sent(
     own_keyset = not sent.subscribe_key or sent.subscribe_key == keys.subscribe_key
     task_keys = keys
     if not own_keyset:
-        task_keys = PubNubKeys(sent.subscribe_key or "", sent.publish_key, keys.origin, keys.ssl)
+        task_keys = replace(keys, subscribe_key=sent.subscribe_key or "", publish_key=sent.publish_key)
     token, channel, fault = sent.read_token, sent.status_channel, None
     if not channel:
         token, channel, fault = _asked_channel(link, sent, token)

@@ -235,12 +235,12 @@ class Network:
     def _measure(self) -> None:
         """What the parts know of themselves."""
         gauge, polls, bus = self.metrics.gauge, self.gateway.polls, self.bus
-        gauge("waiting_polls", "Polls that wait for news", lambda: len(polls))
+        gauge("waiting_polls", "Readers that wait for news: polls, and answers that go on", lambda: len(polls))
         gauge("tail_bytes", "Memory of the newest messages of all channels", lambda: bus.tails_bytes)
         gauge("log_lag_seconds", "Age of the oldest message that is not visible yet", lambda: bus.lag_s)
         gauge("log_backlog", "Appends that the log has still to write", lambda: bus.backlog)
         gauge("presence_records", "Places held in presence, each a uuid on a channel", lambda: self.presence.records)
-        self.metrics.counter("delivered_messages", "Messages handed to polls", lambda: polls.delivered)
+        self.metrics.counter("delivered_messages", "Messages handed to readers", lambda: polls.delivered)
         bus.follow("", self.metrics.published)
 
 

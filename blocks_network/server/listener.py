@@ -12,7 +12,6 @@ import logging
 import socket
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from blocks_network.errors import ConfigurationError
-from blocks_network.server import whole
+from blocks_network.server import answering
 from blocks_network.server.corking import Corked
 
 __all__ = ["App", "Listener", "bind"]
@@ -101,6 +100,8 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config=config, server_state=state, app_state={}, _loop=loop)
         self._gone = gone
+        self._begun: RequestResponseCycle | None = None
+        """The request that is worked on; others of the connection wait behind it."""
         self._head_open = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -117,6 +118,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._begun is not None and not self._begun.response_complete:  # the base knows of the last request alone
+            self._begun.disconnected = True
+            self._begun.message_event.set()
         self._stop_timer()
         self._stop_body_timer()
         self._gone()
@@ -151,24 +155,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._body_open = True
         super().on_headers_complete()
-        whole.offer(cast("dict[str, Any]", self.scope), partial(self._send_whole, self.cycle))
+        answering.offer(cast("dict[str, Any]", self.scope), _Answering(self.cycle, self._corked))
 
-    def _send_whole(self, cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
-        """See `SendWhole`. What `cycle.send` does for an answer's head and body, once for both."""
-        if cycle.disconnected:
-            return True
-        if cycle.response_started or self.flow.write_paused or cycle.scope["method"] == "HEAD":
-            return False
-        cycle.response_started = cycle.response_complete = True
-        closing = b"" if cycle.keep_alive else b"connection: close\r\n"
-        self._corked.write_through(
-            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (STATUS_LINE[status], head, len(body), closing, body)
-        )
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            self.transport.close()
-        cycle.on_response()
-        return True
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._begun = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
         self._body_open = False
@@ -212,6 +203,69 @@ class BoundedHttp(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _Answering:
+    """What `cycle.send` does with the messages of ASGI, without them."""
+
+    __slots__ = ("_corked", "_cycle")
+
+    def __init__(self, cycle: RequestResponseCycle, corked: Corked) -> None:
+        self._cycle, self._corked = cycle, corked
+
+    def whole(self, status: int, head: bytes, body: bytes) -> bool:
+        cycle = self._cycle
+        if self._nobody_reads():
+            return True
+        if cycle.response_started or cycle.flow.write_paused or cycle.scope["method"] == "HEAD":
+            return False
+        cycle.response_started = True
+        closing = b"" if cycle.keep_alive else b"connection: close\r\n"
+        self._corked.write_through(
+            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (STATUS_LINE[status], head, len(body), closing, body)
+        )
+        self._complete()
+        return True
+
+    def begin(self, status: int, head: bytes, piece: bytes) -> bool:
+        cycle = self._cycle
+        if self._nobody_reads() or cycle.response_started or cycle.flow.write_paused:
+            return False
+        if cycle.scope["method"] == "HEAD" or not cycle.keep_alive:  # who wants it to end may not know chunks either
+            return False
+        cycle.response_started = cycle.chunked_encoding = True
+        self._corked.write_through(
+            b"%b%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (STATUS_LINE[status], head, len(piece), piece)
+        )
+        return True
+
+    def more(self, piece: bytes) -> bool:
+        if self._nobody_reads():
+            return True  # the request's own task hears of it
+        if self._cycle.flow.write_paused:
+            return False
+        self._corked.write_through(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return True
+
+    def end(self) -> None:
+        if not (self._nobody_reads() or self._cycle.response_complete):
+            self._corked.write_through(b"0\r\n\r\n")
+            self._complete()
+
+    def _nobody_reads(self) -> bool:
+        cycle = self._cycle
+        if not cycle.disconnected and self._corked.is_closing():
+            cycle.disconnected = True
+            cycle.message_event.set()
+        return cycle.disconnected
+
+    def _complete(self) -> None:
+        cycle = self._cycle
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._corked.close()
+        cycle.on_response()
 
 
 class Listener:

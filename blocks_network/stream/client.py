@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from blocks_network import settings
@@ -414,5 +415,6 @@ def _network(subscribe_key: str, publish_key: str | None, origin: str | None, ss
 
         config = fetch_cdm_config()
         if subscribe_key in (config.playground.subscribe_key, config.network.subscribe_key):
-            return PubNubKeys(subscribe_key, publish_key, config.origin, config.ssl), FEATURE in config.features
+            keys = replace(config.keys("free"), subscribe_key=subscribe_key, publish_key=publish_key)
+            return keys, FEATURE in config.features
     return PubNubKeys(subscribe_key, publish_key, DEFAULT_ORIGIN, True), False

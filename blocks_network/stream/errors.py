@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blocks_network.errors import AccessDeniedError, BlocksError, TransportError
-from blocks_network.transport.http import ConnectFailed, TimedOut
+from blocks_network.transport.faults import ConnectFailed, TimedOut
 
 __all__ = ["FATAL", "StreamEndedError", "StreamError", "StreamFullError", "category_of", "status_of"]
 

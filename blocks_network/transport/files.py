@@ -14,8 +14,9 @@ from urllib.parse import quote
 from pubnub.endpoints.file_operations.get_file_url import GetFileDownloadUrl
 
 from blocks_network.errors import AccessDeniedError, ConfigurationError, TransportError
-from blocks_network.transport.http import PIECE_BYTES, POOL
+from blocks_network.transport.http import POOL
 from blocks_network.transport.pubnub import call
+from blocks_network.transport.responses import PIECE_BYTES
 from blocks_network.wire.artifacts import ArtifactRef, check_integrity
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ pool costs a small part of the CPU of the pubnub library's own stack.
 from __future__ import annotations
 
 import http.client
-import json
 import logging
 import os
 import select
@@ -18,25 +17,17 @@ import time
 import urllib.request
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache, partial
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from blocks_network.errors import ConfigurationError, TransportError
 from blocks_network.transport.connection import Connection, TlsConnection
+from blocks_network.transport.faults import ConnectFailed, Faults, Interrupted, Interruption, shown
+from blocks_network.transport.responses import MAX_ANSWER_BYTES, Response, StreamedResponse
 
-__all__ = [
-    "POOL",
-    "ConnectFailed",
-    "ConnectionPool",
-    "Interrupted",
-    "Interruption",
-    "Response",
-    "StreamedResponse",
-    "TimedOut",
-]
+__all__ = ["POOL", "ConnectionPool"]
 
 log = logging.getLogger(__name__)
 
@@ -45,99 +36,9 @@ Peer = tuple[str, str, int]
 MAX_IDLE_S = 20.0
 """A connection idle for longer is not used again. Servers close theirs after 60 s or more."""
 MAX_IDLE_PER_HOST = 64
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""Of an answer that is read whole. Downloads are streamed instead."""
-PIECE_BYTES = 256 * 1024
-"""What is read at once of an answer that is not read whole."""
 MAX_REDIRECTS = 3
 DEFAULT_PORTS = {"http": 80, "https": 443}
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class ConnectFailed(TransportError):
-    """No connection was made, so nothing was sent."""
-
-
-class TimedOut(TransportError):
-    """The peer did not answer in time; whether it acted is unknown."""
-
-
-class Interrupted(TransportError):
-    """The request was given up by this process."""
-
-
-class Response:
-    """A whole answer. The pubnub library reads `status_code`, `headers`, `content`, `text` and `json()` of it."""
-
-    __slots__ = ("content", "headers", "status_code", "url")
-
-    def __init__(self, status_code: int, headers: Mapping[str, str], content: bytes, url: str) -> None:
-        self.status_code, self.headers, self.content, self.url = status_code, headers, content, url
-
-    @property
-    def text(self) -> str:
-        return self.content.decode("utf-8", "replace")
-
-    def json(self) -> Any:
-        """The parsed body; ValueError when it is not JSON."""
-        return json.loads(self.content)
-
-
-class StreamedResponse:
-    """An answer whose content is still to be read: `status_code` and `headers` as of `Response`."""
-
-    def __init__(self, answer: http.client.HTTPResponse, faults: Callable[[], AbstractContextManager[None]]) -> None:
-        self._answer, self._faults = answer, faults
-        self.status_code: int = answer.status
-        self.headers = answer.headers
-
-    def pieces(self) -> Iterator[bytes]:
-        """The content, once, in its order. TransportError when the connection ends before it does."""
-        left = self._answer.length
-        while True:
-            with self._faults():
-                piece = self._answer.read(PIECE_BYTES)
-                if not piece and left:
-                    raise http.client.IncompleteRead(b"", left)
-            if not piece:
-                return
-            left = None if left is None else left - len(piece)
-            yield piece
-
-    def head(self, limit_bytes: int = 64 * 1024) -> bytes:
-        """At most that much of the content: what an error answer says."""
-        with self._faults():
-            return self._answer.read(limit_bytes)
-
-
-class Interruption:
-    """Ends a blocked request from another thread: closes its socket, and refuses every later one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self.interrupted = False
-
-    def interrupt(self) -> None:
-        """Idempotent. The blocked call raises Interrupted."""
-        with self._lock:
-            self.interrupted = True
-        self.break_off()
-
-    def break_off(self) -> None:
-        """Fails the request under way, if any, but allows later ones: the blocked call raises TransportError."""
-        with self._lock:
-            if self._socket is not None:
-                try:
-                    self._socket.shutdown(socket.SHUT_RDWR)
-                except OSError as fault:  # the peer was quicker
-                    log.debug("socket already closed: %s", fault)
-
-    def watch(self, sock: socket.socket | None) -> bool:
-        """The socket to close, None when the request is over. False when it was interrupted already."""
-        with self._lock:
-            self._socket = None if self.interrupted else sock
-            return not self.interrupted
 
 
 class ConnectionPool:
@@ -172,7 +73,7 @@ class ConnectionPool:
             if not follow_redirects or response.status_code not in (301, 302, 303, 307, 308) or not location:
                 return response
             url = urljoin(url, location)
-        raise TransportError(f"{_shown(url)} redirects without end")
+        raise TransportError(f"{shown(url)} redirects without end")
 
     @contextmanager
     def stream(
@@ -184,6 +85,7 @@ class ConnectionPool:
         headers: Mapping[str, str] | None = None,
         connect_timeout_s: float = 10.0,
         read_timeout_s: float = 120.0,
+        interruption: Interruption | None = None,
     ) -> Iterator[StreamedResponse]:
         """Sends a body piece by piece, and gives the answer to be read piece by piece. Nothing is held whole.
 
@@ -192,14 +94,13 @@ class ConnectionPool:
         """
         key, target = _addressed(url)
         connection, proxied_target = self._take(key, target, connect_timeout_s)
-        faults = partial(_Faults, connection, url, read_timeout_s)
-        with faults():
-            if connection.sock is not None:
-                connection.sock.settimeout(read_timeout_s)
+        faults = Faults(connection, url, interruption)
+        with faults:
+            faults.sock.settimeout(read_timeout_s)
             try:
                 connection.request(method, proxied_target, body=body, headers=dict(headers or {}))
             except (BrokenPipeError, ConnectionResetError) as fault:
-                log.debug("%s closed before the body was sent: %s", _shown(url), fault)  # it may have said why
+                log.debug("%s closed before the body was sent: %s", shown(url), fault)  # it may have said why
             answer = connection.getresponse()
         try:
             yield StreamedResponse(answer, faults)
@@ -240,9 +141,8 @@ class ConnectionPool:
         payload = body.encode() if isinstance(body, str) else body
         connection, target = self._take(key, target, connect_timeout_s)
         try:
-            with _Faults(connection, url, read_timeout_s, interruption):
-                if connection.sock is not None:
-                    connection.sock.settimeout(read_timeout_s)
+            with Faults(connection, url, interruption) as faults:
+                faults.sock.settimeout(read_timeout_s)
                 answer = connection.exchange(
                     method, target, _host_of(key), payload, headers or {}, limit_bytes=MAX_ANSWER_BYTES
                 )
@@ -253,7 +153,7 @@ class ConnectionPool:
             raise
         if len(answer.content) > MAX_ANSWER_BYTES:
             connection.close()
-            raise TransportError(f"{_shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
+            raise TransportError(f"{shown(url)} answered with more than {MAX_ANSWER_BYTES} bytes")
         if answer.ends:
             connection.close()
         else:
@@ -326,40 +226,6 @@ def _notice_dead_peers(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds_or_count)
 
 
-class _Faults:
-    """The one edge to the library's faults: each closes the connection and becomes an error of ours.
-
-    With an interruption, that may end what is done within.
-    """
-
-    __slots__ = ("_connection", "_interruption", "_timeout_s", "_url")
-
-    def __init__(
-        self, connection: Connection, url: str, read_timeout_s: float, interruption: Interruption | None = None
-    ) -> None:
-        self._connection, self._url, self._timeout_s = connection, url, read_timeout_s
-        self._interruption = interruption
-
-    def __enter__(self) -> None:
-        if self._interruption is not None and not self._interruption.watch(self._connection.sock):
-            self._connection.close()
-            raise Interrupted("the request was interrupted")
-
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, _trace: object) -> None:
-        interruption = self._interruption
-        if interruption is not None:
-            interruption.watch(None)
-        if fault is None:
-            return
-        self._connection.close()
-        if isinstance(fault, TimeoutError):
-            raise TimedOut(f"{_shown(self._url)} did not answer within {self._timeout_s:g} s") from fault
-        if isinstance(fault, (OSError, http.client.HTTPException)):
-            if interruption is not None and interruption.interrupted:
-                raise Interrupted("the request was interrupted") from fault
-            raise TransportError(f"{_shown(self._url)}: connection lost ({fault or type(fault).__name__})") from fault
-
-
 def _addressed(url: str) -> tuple[Peer, str]:
     """The peer, and what to ask it for."""
     scheme, _, rest = url.partition("://")
@@ -385,13 +251,8 @@ def _host_of(peer: Peer) -> str:
 def _split(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(f"{_shown(url)} is no http or https address")
+        raise ConfigurationError(f"{shown(url)} is no http or https address")
     return parts
-
-
-def _shown(url: str) -> str:
-    """An address for error texts: without its query, where tokens travel."""
-    return url.partition("?")[0]
 
 
 def _bracketed(host: str) -> str:

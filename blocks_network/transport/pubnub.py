@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pubnub.enums import PNStatusCategory
@@ -29,7 +29,9 @@ from pubnub.structures import Envelope, ResponseInfo
 
 from blocks_network.errors import AccessDeniedError, ConfigurationError, TransportError
 from blocks_network.transport.chatter import keep_out_request_lines
-from blocks_network.transport.http import POOL, Interrupted, Interruption, Response, TimedOut
+from blocks_network.transport.faults import Interrupted, Interruption, TimedOut
+from blocks_network.transport.http import POOL
+from blocks_network.transport.responses import Response
 
 if TYPE_CHECKING:
     from pubnub.endpoints.endpoint import Endpoint
@@ -54,18 +56,21 @@ PRESENCE_TIMEOUT_S = 20
 
 @dataclass(frozen=True, slots=True)
 class PubNubKeys:
-    """Where one keyset is served. `origin` is host:port without a scheme."""
+    """Where one keyset is served. `origin` is host:port without a scheme; with `pushes` that network announces
+    `subscribe-stream`."""
 
     subscribe_key: str
     publish_key: str | None = None
     origin: str = DEFAULT_ORIGIN
     ssl: bool = True
+    pushes: bool = field(default=False, compare=False)
 
 
 def keys_of(client: PubNub) -> PubNubKeys:
     """Those that a client was made with."""
     config = client.config
-    return PubNubKeys(config.subscribe_key, config.publish_key, config.origin, config.ssl)
+    pushes = isinstance(config, _Configuration) and config.pushes
+    return PubNubKeys(config.subscribe_key, config.publish_key, config.origin, config.ssl, pushes)
 
 
 def token_lifetime_s(client: PubNub) -> float | None:
@@ -83,6 +88,9 @@ def token_lifetime_s(client: PubNub) -> float | None:
 
 class _Configuration(PNConfiguration):  # type: ignore[misc]
     """The library copies a locked configuration for every client; a locked one never changes, so one serves all."""
+
+    pushes = False
+    """See `PubNubKeys`."""
 
     def __deepcopy__(self, memo: object) -> _Configuration:
         return self
@@ -142,7 +150,8 @@ class PooledRequestHandler(BaseRequestHandler):  # type: ignore[misc]
 
         return HttpxRequestHandler(self._pubnub)
 
-    def _send(self, platform: Any, options: Any) -> Response:
+    def _request(self, platform: Any, options: Any) -> tuple[str, dict[str, str]]:
+        """The address and the headers of what the library asks for."""
         base = f"{platform.pn_config.scheme()}://{self._pubnub.base_origin}" if options.use_base_path else ""
         address = f"{base}{options.path}"
         query = options.query_string
@@ -150,9 +159,13 @@ class PooledRequestHandler(BaseRequestHandler):  # type: ignore[misc]
             address = f"{address}{'&' if '?' in address else '?'}{query}"
         headers = {**(platform.headers or {}), **(options.request_headers or {})}
         headers["Accept-Encoding"] = "identity"  # answers are small, and inflating them costs more than reading them
+        return _ascii(address), headers
+
+    def _send(self, platform: Any, options: Any) -> Response:
+        address, headers = self._request(platform, options)
         return POOL.request(
             options.method_string,
-            _ascii(address),
+            address,
             body=options.data,
             headers=headers,
             connect_timeout_s=options.connect_timeout,
@@ -241,7 +254,7 @@ def make_client(
     config = _Configuration()
     config.subscribe_key, config.publish_key = keys.subscribe_key, keys.publish_key
     config.uuid = user_id
-    config.origin, config.ssl = keys.origin, keys.ssl
+    config.origin, config.ssl, config.pushes = keys.origin, keys.ssl, keys.pushes
     config.filter_expression = filter_expression
     config.subscribe_request_timeout = subscribe_timeout_s
     config.enable_subscribe = own_subscriptions

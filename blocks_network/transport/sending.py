@@ -12,7 +12,8 @@ from urllib.parse import quote, urlencode
 from pubnub.pubnub import PubNub
 
 from blocks_network.errors import AccessDeniedError, TransportError
-from blocks_network.transport.http import POOL, ConnectFailed
+from blocks_network.transport.faults import ConnectFailed
+from blocks_network.transport.http import POOL
 from blocks_network.transport.pubnub import PubNubKeys, call, keys_of
 
 __all__ = ["BatchSender", "Outgoing", "Refused", "Sender", "SingleSender", "Skipped", "is_final"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pubnub.endpoints.presence.leave import Leave
-from pubnub.endpoints.pubsub.subscribe import Subscribe
 from pubnub.pubnub import PubNub
 
 from blocks_network.backoff import Backoff
 from blocks_network.errors import AccessDeniedError, TransportError
-from blocks_network.transport.http import Interrupted, Interruption, TimedOut
-from blocks_network.transport.pubnub import PooledRequestHandler, call, client_of
+from blocks_network.transport.answers import Polled, Pushed
+from blocks_network.transport.faults import Interrupted, Interruption, TimedOut
+from blocks_network.transport.pubnub import call, keys_of
 from blocks_network.wire.timetokens import ANY_REGION
 
 __all__ = ["Listener", "Received", "Subscription"]
@@ -26,9 +24,6 @@ __all__ = ["Listener", "Received", "Subscription"]
 log = logging.getLogger(__name__)
 
 RECONNECT = Backoff(first_s=0.1, factor=2, cap_s=10)
-GIVE_WAY_S = 0.00015
-"""After a delivery, before the next poll: the threads that now have something to do get the interpreter first. Making a
-poll takes about as long as what they do, and their peers wait for that."""
 SEEN_TIMETOKENS = 200
 """How many delivered messages are remembered, so that a network that repeats itself is not believed twice."""
 
@@ -87,16 +82,19 @@ class Subscription:
         self._answered_from: str | None = None
         self._client, self._channels, self._listener = client, list(channels), listener
         self._groups = list(groups)
-        self._filter = filter_expression
         self._cursor, self._region = cursor, ANY_REGION if cursor else None
         self._seen: OrderedDict[tuple[str, int], None] = OrderedDict()
         self._ending = threading.Event()
         self._nudged = threading.Event()
         self._ready = threading.Event()
         self._interruption = Interruption()
-        handler = PooledRequestHandler(client)
-        handler.interruption = self._interruption
-        self._poller = _with_handler(client, handler)
+        self._answers = (Pushed if keys_of(client).pushes else Polled)(
+            client,
+            self._interruption,
+            channels=self._channels,
+            groups=self._groups,
+            filter_expression=filter_expression,
+        )
         self._thread = threading.Thread(target=self._run, name=f"blocks-subscription-{name}", daemon=True)
 
     @property
@@ -118,12 +116,12 @@ class Subscription:
     def set_token(self, token: str) -> None:
         """The capability token of later polls."""
         self._client.set_token(token)
-        self._poller.set_token(token)
+        self._answers.set_token(token)
 
     def reconnect(self) -> None:
         """Gives up the poll under way, or the pause before the next one: somebody knows that the network is back."""
         self._nudged.set()
-        self._interruption.break_off()
+        self._answers.give_up()
 
     def stop(self) -> None:
         """Ask it to end, at once; `join` waits. Nothing is delivered after the end. Does not leave the channels."""
@@ -143,6 +141,12 @@ class Subscription:
         call(Leave(self._client).channels(self._channels).channel_groups(self._groups))
 
     def _run(self) -> None:
+        try:
+            self._read()
+        finally:
+            self._answers.close()
+
+    def _read(self) -> None:
         failures = 0
         while not self._ending.is_set():
             try:
@@ -159,6 +163,7 @@ class Subscription:
                 self._pause(failures := failures + 1)
                 continue
             except TransportError as fault:
+                self._answers.close()  # what follows something that cannot be read may have a later cursor
                 failures += 1
                 if failures == 1 and not self._ending.is_set():
                     self._listener.disconnected(fault)
@@ -175,16 +180,8 @@ class Subscription:
         self._nudged.clear()
 
     def _poll(self) -> tuple[int, str, list[dict[str, Any]]]:
-        endpoint = Subscribe(
-            self._poller,
-            channels=self._channels,
-            groups=self._groups,
-            timetoken=str(self._cursor),
-            region=self._region,
-            filter_expression=self._filter,
-        )
-        answer = call(endpoint)
         try:
+            answer = self._answers.next(self._cursor, self._region)
             return int(answer["t"]["t"]), str(answer["t"]["r"]), list(answer["m"])
         except (KeyError, TypeError, ValueError) as fault:
             raise TransportError("the network answered a poll with something else") from fault
@@ -208,8 +205,6 @@ class Subscription:
             except Exception:
                 log.exception("message %s of %s was not digested", message.timetoken, message.channel)
         self._cursor, self._region = cursor, region
-        if envelopes:
-            time.sleep(GIVE_WAY_S)
 
     def _repeated(self, message: Received) -> bool:
         key = (message.channel, message.timetoken)
@@ -234,14 +229,3 @@ def _parsed(envelope: Any) -> Received | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         log.warning("an envelope without channel, payload or timetoken was passed over")
         return None
-
-
-def _with_handler(client: PubNub, handler: PooledRequestHandler) -> PubNub:
-    """The same configuration and token under a request handler of its own, whose requests can be broken off."""
-    config = client.config
-    if config.enable_subscribe:  # a manager of the library's would start threads that nobody needs
-        config = copy.copy(config)
-        config.__dict__["enable_subscribe"] = False
-    twin = client_of(config, client._get_token())
-    twin.set_request_handler(handler)
-    return twin

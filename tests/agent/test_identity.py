@@ -24,7 +24,7 @@ from blocks_network.api import caller as caller_module
 from blocks_network.auth import keeper, provider
 from blocks_network.errors import AgentAuthFatalError, ApiError, BlocksError, ConfigurationError, TransportError
 from blocks_network.testing.network import Network
-from blocks_network.transport.http import ConnectFailed
+from blocks_network.transport.faults import ConnectFailed
 
 LATER_MS = "99999999999.5"
 

@@ -28,7 +28,12 @@ class Wire:
         self.gate = threading.Event()
         self.gate.set()
         self.held = threading.Event()
-        original = ConnectionPool.request
+        original, streamed = ConnectionPool.request, ConnectionPool.stream
+
+        def stream(pool: ConnectionPool, method: str, url: str, **options: Any) -> Any:
+            path, _, query = url.partition("?")
+            self.requests.append((method, path, parse_qs(query)))
+            return streamed(pool, method, url, **options)
 
         def request(pool: ConnectionPool, method: str, url: str, **options: Any) -> Any:
             path, _, query = url.partition("?")
@@ -39,11 +44,12 @@ class Wire:
             return original(pool, method, url, **options)
 
         monkeypatch.setattr(ConnectionPool, "request", request)
+        monkeypatch.setattr(ConnectionPool, "stream", stream)
 
     @staticmethod
     def kind(path: str) -> str:
         for part, name in (
-            *(("/publish", "publish"), ("/v1/publish-batch", "publish"), ("/v2/subscribe", "poll")),
+            *(("/publish", "publish"), ("/v1/publish-batch", "publish"), ("/v2/stream", "poll")),
             *(("/heartbeat", "heartbeat"), ("/data", "state"), ("/leave", "leave")),
         ):
             if part in path:
@@ -158,7 +164,7 @@ def test_an_older_state_never_follows_a_newer_one(monkeypatch: pytest.MonkeyPatc
     assert sent == sorted(sent)
 
 
-def test_an_empty_task_costs_its_events_and_one_poll(blocks: Network, wire: Wire) -> None:
+def test_an_empty_task_costs_its_events_and_no_poll(blocks: Network, wire: Wire) -> None:
     handle = blocks.agent(lambda task: None, name="frugal")
     desk = Desk(blocks, handle)
     polls = wire.of(handle.instance_id, "poll")
@@ -171,7 +177,7 @@ def test_an_empty_task_costs_its_events_and_one_poll(blocks: Network, wire: Wire
     mine = [path for _, path, query in wire.requests[before:] if query.get("uuid") == [handle.instance_id]]
     kinds = [wire.kind(path) for path in mine]
     assert kinds.count("publish") <= 2
-    assert kinds.count("poll") <= 2
+    assert kinds.count("poll") == 0
     assert kinds.count("state") <= 2
     assert kinds.count("heartbeat") == 0
     assert not any("obs." in path for _, path, _ in wire.requests)

@@ -16,6 +16,10 @@ __all__ = ["ForgetfulProxy"]
 HOPS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
 
 
+READS = ("/v2/subscribe/", "/v2/stream/")
+"""What changes nothing. An answer that goes on does not get through: each is gathered before it is passed on."""
+
+
 class ForgetfulProxy:
     """Before the network on `port`. `lose` and `twice` are shares of the requests; `counts` says what it did."""
 
@@ -50,7 +54,7 @@ class ForgetfulProxy:
         self._thread.join()
 
     def _serve(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        settled = request.path == "/config.json" or request.path.startswith("/v2/subscribe/")  # polls change nothing
+        settled = request.path == "/config.json" or request.path.startswith(READS)
         with self._lock:
             lost, doubled = (self._chance.random() < share and not settled for share in (self._lose, self._twice))
         try:

@@ -26,7 +26,7 @@ def test_it_accepts_when_start_returns_and_is_gone_when_stop_returns() -> None:
     node = Node(NodeConfig()).start()
     assert httpx.get(f"{node.base_url}/healthz").text == "ok\n"
     assert node.stop()
-    assert threads_of_ours() == before
+    assert threads_of_ours() <= before  # those of earlier tests may end meanwhile
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", node.port))
     assert node.stop()  # once more does nothing

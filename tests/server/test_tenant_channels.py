@@ -69,6 +69,11 @@ OPERATIONS: dict[tuple[str, str], Callable[[str], list[Try]]] = {
         get(f"/v2/subscribe/{{sub}}/{name}/0", tt="1"),
         get("/v2/subscribe/{sub}/,/0", tt="0", **{"channel-group": name}),
     ],
+    ("GET", "/v2/stream/{sub}/{channels}/0"): lambda name: [
+        get(f"/v2/stream/{{sub}}/{name}/0", tt="0"),
+        get(f"/v2/stream/{{sub}}/{name}/0", tt="1"),
+        get("/v2/stream/{sub}/,/0", tt="0", **{"channel-group": name}),
+    ],
     ("GET", "/v3/history/sub-key/{sub}/channel/{channels}"): lambda name: [
         get(f"/v3/history/sub-key/{{sub}}/channel/{name}")
     ],

@@ -12,7 +12,8 @@ import pytest
 
 from blocks_network.errors import TransportError
 from blocks_network.transport.connection import Connection
-from blocks_network.transport.http import ConnectionPool, Interrupted, Interruption
+from blocks_network.transport.faults import Interrupted, Interruption
+from blocks_network.transport.http import ConnectionPool
 
 DEADLINE_S = 10.0
 

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 MAX_TTL_MINUTES = 43_200
 """Thirty days: the protocol's own bound."""
+MAP, EMPTY_MAP = 0xA0, b"\xa0"
+"""The first byte of a map in CBOR, to which the number of its entries is added, up to 23 of them."""
 SIGNATURE_KEY = b"\x43sig\x58\x20"
 SIGNATURE_BYTES = 32
 NAMES_REMEMBERED = 256
@@ -121,16 +123,21 @@ class CapabilityTokens:
         """
         if not 1 <= ttl_minutes <= MAX_TTL_MINUTES:
             raise ValueError(f"ttl_minutes is {ttl_minutes}; it goes from 1 to {MAX_TTL_MINUTES}")
-        content: dict[bytes, Any] = {b"v": 2, b"t": int(self._clock()), b"ttl": ttl_minutes}
-        content[b"res"] = _resource_maps(channels, groups, uuids)
-        content[b"pat"] = _resource_maps(patterns, group_patterns, uuid_patterns)
-        for expressions in content[b"pat"].values():
+        for expressions in (patterns, group_patterns, uuid_patterns):
             _compiled(expressions, self._limits)
-        content[b"meta"] = dict(meta or {})
+        entries = [
+            _VERSION,
+            _KEY[b"t"] + cbor2.dumps(int(self._clock())),
+            _KEY[b"ttl"] + cbor2.dumps(ttl_minutes),
+            _KEY[b"res"] + _resource_maps(channels, groups, uuids),
+            _KEY[b"pat"] + _resource_maps(patterns, group_patterns, uuid_patterns),
+            _KEY[b"meta"] + (cbor2.dumps(dict(meta)) if meta else EMPTY_MAP),
+        ]
         if uuid is not None:
-            content[b"uuid"] = uuid
-        plain = cbor2.dumps(content)
-        raw = bytes([plain[0] + 1]) + plain[1:] + SIGNATURE_KEY + _signature(keyset, plain)
+            entries.append(_KEY[b"uuid"] + cbor2.dumps(uuid))
+        content = b"".join(entries)
+        signature = _signature(keyset, bytes([MAP + len(entries)]) + content)
+        raw = bytes([MAP + len(entries) + 1]) + content + SIGNATURE_KEY + signature
         text = base64.urlsafe_b64encode(raw).decode("ascii")  # with its padding: the Python client needs it
         if len(text) > self._limits.token_chars:
             raise ValueError(f"the token would have {len(text)} characters; {self._limits.token_chars} are allowed")
@@ -163,7 +170,7 @@ class CapabilityTokens:
             raise Denied("Invalid token") from None
         signed, key = raw[: -len(SIGNATURE_KEY) - SIGNATURE_BYTES], raw[-len(SIGNATURE_KEY) - SIGNATURE_BYTES :]
         # a map of 1 to 23 entries has its count in the first byte; without `sig` it is one lower
-        if not signed or not 0xA1 <= signed[0] <= 0xB7 or not key.startswith(SIGNATURE_KEY):
+        if not signed or not MAP + 1 <= signed[0] <= MAP + 23 or not key.startswith(SIGNATURE_KEY):
             raise Denied("Invalid token")
         plain = bytes([signed[0] - 1]) + signed[1:]
         signature = raw[-SIGNATURE_BYTES:]
@@ -203,19 +210,24 @@ def _signature(keyset: Keyset, plain: bytes) -> bytes:
     return hmac.digest(keyset.secret_key.encode(), plain, "sha256")
 
 
+# What is the same in every token is encoded once: a token is made for each task, and again for each of its readers.
+_KEY = {
+    name: cbor2.dumps(name)
+    for name in (b"t", b"ttl", b"res", b"pat", b"meta", b"uuid", b"chan", b"grp", b"spc", b"usr", b"v")
+}
+_VERSION = _KEY[b"v"] + cbor2.dumps(2)
+_OLDER_NAMES = _KEY[b"spc"] + EMPTY_MAP + _KEY[b"usr"] + EMPTY_MAP
+
+
 def _resource_maps(
     channels: Mapping[str, Bits | int] | None,
     groups: Mapping[str, Bits | int] | None,
     uuids: Mapping[str, Bits | int] | None,
-) -> dict[bytes, dict[str, int]]:
+) -> bytes:
     """The five maps in the service's order; `spc` and `usr` are older names that we leave empty."""
-    return {
-        b"chan": _bits_by_name(channels),
-        b"grp": _bits_by_name(groups),
-        b"spc": {},
-        b"usr": {},
-        b"uuid": _bits_by_name(uuids),
-    }
+    chan, grp, uuid = (cbor2.dumps(_bits_by_name(each)) if each else EMPTY_MAP for each in (channels, groups, uuids))
+    maps = (_KEY[b"chan"], chan, _KEY[b"grp"], grp, _OLDER_NAMES, _KEY[b"uuid"], uuid)
+    return bytes([MAP + 5]) + b"".join(maps)
 
 
 def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
@@ -230,7 +242,7 @@ def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
     return plain
 
 
-def _compiled(expressions: Mapping[str, Bits | int], limits: Limits) -> list[tuple[Pattern, int]]:
+def _compiled(expressions: Mapping[str, Bits | int] | None, limits: Limits) -> list[tuple[Pattern, int]]:
     if not expressions:
         return []
     if len(expressions) > limits.patterns_per_token:

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from blocks_network.server.answering import answering_of, head_of
 from blocks_network.server.api.errors import ApiRefusal, answer_refusal, answer_store_fault, json_answer
 from blocks_network.server.store.database import StoreFault
-from blocks_network.server.whole import head_of, send_whole_of
 from blocks_network.wire.versions import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_HEADER,
@@ -86,10 +86,10 @@ class Direct:
             return
         response = _refused_version(scope) or await self._respond(endpoint, Request(scope, receive))
         headers = [*response.raw_headers, *_added(scope, response.status_code)]
-        send_whole = send_whole_of(scope)
-        if send_whole is not None:
+        answering = answering_of(scope)
+        if answering is not None:
             shared = head_of(*(header for header in headers if header[0] != b"content-length"))
-            if send_whole(response.status_code, shared, bytes(response.body)):
+            if answering.whole(response.status_code, shared, bytes(response.body)):
                 return
         response.raw_headers = headers
         await response(scope, receive, send)

@@ -14,8 +14,8 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from blocks_network.server.answering import Answering, answering_of, offer
 from blocks_network.server.outcomes import Observe, Outcome
-from blocks_network.server.whole import offer, send_whole_of
 
 __all__ = ["OPERATION", "RPC_PATH", "Observed"]
 
@@ -74,20 +74,13 @@ class Observed:
                 answer = message.get("body", b"")
             await send(message)
 
-        send_whole = send_whole_of(scope)
-        if send_whole is not None:
-
-            def whole_on(given: int, head: bytes, body: bytes) -> bool:
-                nonlocal status, answer
-                if not send_whole(given, head, body):
-                    return False
-                status, answer = given, body
-                return True
-
-            offer(scope, whole_on)
+        overheard = _Overheard(answering_of(scope))
+        offer(scope, overheard)
         try:
             await self._app(scope, receive, send_on)
         finally:
+            if overheard.status:
+                status, answer = overheard.status, overheard.answer
             self._observe(
                 Outcome(
                     door="platform",
@@ -104,6 +97,30 @@ class Observed:
         if path in self._plain:
             return path
         return next((name for pattern, name in self._patterns if pattern.match(path)), "none")
+
+
+class _Overheard:
+    """Notes a whole answer. The API has no other kind that is not sent by messages."""
+
+    __slots__ = ("_answering", "answer", "status")
+
+    def __init__(self, answering: Answering | None) -> None:
+        self._answering = answering
+        self.status, self.answer = 0, b""
+
+    def whole(self, status: int, head: bytes, body: bytes) -> bool:
+        if self._answering is None or not self._answering.whole(status, head, body):
+            return False
+        self.status, self.answer = status, body
+        return True
+
+    def begin(self, status: int, head: bytes, piece: bytes) -> bool:
+        return False
+
+    def more(self, piece: bytes) -> bool:
+        raise NotImplementedError("no answer was begun")
+
+    def end(self) -> None: ...
 
 
 def _reason(status: int, answer: bytes, *, is_rpc: bool) -> str:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     from blocks_network.server.bus.actions import Actions
 
@@ -40,8 +42,7 @@ class Kind(IntEnum):
     FILE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A message on its way in. `payload` and `meta` are JSON texts in UTF-8, kept byte for byte."""
 
     keyset: str
@@ -58,8 +59,7 @@ class Draft:
     """Hours in the log; None is the network's default, 0 no expiry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A message that readers can see. `also` is a second name that it is delivered under, from memory alone."""
 
     timetoken: int

@@ -29,12 +29,12 @@ def _cost(message: Message) -> int:
 class _Tail:
     """One channel. `floor`: everything that became visible above it is in `messages`."""
 
-    __slots__ = ("floor", "messages", "trim_at")
+    __slots__ = ("floor", "messages", "size_bytes", "trim_at")
 
     def __init__(self, floor: int) -> None:
         self.floor = floor
         self.messages: list[Message] = []
-        self.trim_at = 0
+        self.trim_at = self.size_bytes = 0
 
 
 class Tails:
@@ -65,7 +65,7 @@ class Tails:
         else:
             self._tails.move_to_end(key)
         tail.messages.append(message)
-        self.size_bytes += _cost(message)
+        self._grow(tail, _cost(message))
         if len(tail.messages) > tail.trim_at:
             self._trim(tail, message.timetoken)
         self._evict(tail, message.timetoken)
@@ -109,7 +109,7 @@ class Tails:
         """Takes single messages out."""
         tail = self._tails.get((keyset, channel))
         if tail is not None:
-            self.size_bytes -= sum(_cost(message) for message in tail.messages if unwanted(message))
+            self._grow(tail, -sum(_cost(message) for message in tail.messages if unwanted(message)))
             tail.messages = [message for message in tail.messages if not unwanted(message)]
 
     def _trim(self, tail: _Tail, now: int) -> None:
@@ -123,7 +123,11 @@ class Tails:
             gone = tail.messages[:number]
             del tail.messages[:number]
             tail.floor = max(tail.floor, gone[-1].timetoken)
-            self.size_bytes -= sum(map(_cost, gone))
+            self._grow(tail, -sum(map(_cost, gone)))
+
+    def _grow(self, tail: _Tail, by_bytes: int) -> None:
+        tail.size_bytes += by_bytes
+        self.size_bytes += by_bytes
 
     def _evict(self, busy: _Tail, now: int) -> None:
         while self._tails:
@@ -137,7 +141,7 @@ class Tails:
             if self.size_bytes <= self._limit_bytes and last > now - self._age:
                 return
             self._floor = max(self._floor, last)
-            self.size_bytes -= CHANNEL_OVERHEAD_BYTES + sum(map(_cost, oldest.messages))
+            self.size_bytes -= CHANNEL_OVERHEAD_BYTES + oldest.size_bytes
             del self._tails[key]
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import BusFull, Draft
+from blocks_network.server.gateway.jsontext import is_utf8
 from blocks_network.server.gateway.reply import JSON, Refusal, Reply, bad_request, json_reply
 from blocks_network.server.gateway.request import Request
 
@@ -111,16 +112,11 @@ class Batches:
             permitted[item.channel, item.auth] = whom
         self._publishing.charge(whom)
         payload = bytes(item.message)
-        for part in (payload, bytes(item.meta) or b"null"):
-            self._publishing.check(part, self._gateway.limits.message_bytes)
-        return Draft(
-            keyset.subscribe_key,
-            item.channel,
-            payload,
-            request.uuid,
-            bytes(item.meta) or None,
-            stored=item.store,
-        )
+        meta = bytes(item.meta) or None
+        for part in (payload, meta):
+            if part is not None:
+                self._publishing.check(part, self._gateway.limits.message_bytes, is_json=is_utf8)
+        return Draft(keyset.subscribe_key, item.channel, payload, request.uuid, meta, stored=item.store)
 
     async def _commit(self, taken: list[tuple[int, Draft]], results: list[dict[str, Any]]) -> None:
         try:

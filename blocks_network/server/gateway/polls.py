@@ -6,6 +6,7 @@ A publish touches only those that wait for its channel. A wait has no thread and
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Poll", "Polls", "Selection"]
 
+log = logging.getLogger(__name__)
+
+SOON_S = 0.1
+"""A reader waits no shorter, so that it does not become due again in the turn in which it was."""
 FEW = 16
 """Polls that are answered in the turn of the publish that wakes them."""
 
@@ -81,16 +86,15 @@ class Poll(Held):
 
     def tell_news(self) -> None:
         news, self._news = self._news, None
-        if news is None or self.answered is not None:
-            return
-        envelopes, cursor = self.selection.choose(news)
-        if envelopes:
-            self._polls.delivered += len(envelopes)
-            self.tell(envelopes, cursor)
+        while news and self.answered is None:
+            envelopes, cursor = self.selection.choose(news)
+            if envelopes and self.tell(envelopes, cursor):
+                self._polls.delivered += len(envelopes)
+            news = [message for message in news if message.timetoken > cursor] if cursor is not None else None
 
-    def tell(self, envelopes: Iterable[bytes], cursor: int | None) -> None:
+    def tell(self, envelopes: Iterable[bytes], cursor: int | None) -> bool:
         """Answers. Without a cursor: up to what is visible now, all of which it has been asked about."""
-        self.answer(Reply(200, answer_body(self._polls.bus.now() if cursor is None else cursor, envelopes)))
+        return self.answer(Reply(200, answer_body(self._polls.bus.now() if cursor is None else cursor, envelopes)))
 
     def due(self) -> None:
         """Its deadline has passed: that of the wait, or of its token."""
@@ -137,14 +141,10 @@ class Polls:
 
     def hold(self, poll: Poll) -> None:
         """From here on it is woken. 429 when its token or its address has too many."""
-        grant = poll.grant
         self.counts.begin(poll.address, poll.token_id)
-        wait_s = self._limits.hold_s
-        if grant is not None:
-            _into(self._by_token, grant.token_id, poll)
-            if grant.expires_at_s is not None:
-                wait_s = min(wait_s, max(0.0, grant.expires_at_s - time.time()))
-        poll.slot = self._wheel.add(poll, asyncio.get_running_loop().time() + wait_s)
+        if poll.grant is not None:
+            _into(self._by_token, poll.grant.token_id, poll)
+        self.hold_on(poll)
         self._all[poll] = None
         names = poll.selection.names
         for channel in names.heard():
@@ -153,6 +153,13 @@ class Polls:
             _into(self._by_wildcard, (poll.keyset, wildcard), poll)
         for group in names.groups:
             _into(self._by_group, (poll.keyset, group), poll)
+
+    def hold_on(self, poll: Poll) -> None:
+        """Its deadline is a whole wait ahead, or the end of its token."""
+        wait_s = self._limits.hold_s
+        if poll.grant is not None and poll.grant.expires_at_s is not None:
+            wait_s = min(wait_s, max(SOON_S, poll.grant.expires_at_s - time.time()))
+        poll.slot = self._wheel.add(poll, asyncio.get_running_loop().time() + wait_s)
 
     def remove(self, poll: Poll) -> None:
         """It waits no more. May be repeated."""
@@ -201,7 +208,10 @@ class Polls:
         self._telling = None
         polls, self.with_news = self.with_news, []
         for poll in polls:
-            poll.tell_news()
+            try:
+                poll.tell_news()
+            except Exception:  # the edge to one reader: the others are told all the same
+                log.exception("a reader was not told its news")
 
     def regroup(self, groups: Groups, keyset: str, group: str) -> None:
         """A group's members changed: those who wait for it hear the new ones from here on."""

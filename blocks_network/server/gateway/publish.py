@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import unquote_to_bytes
 
-import msgspec
-
 from blocks_network.server.access.authorizer import Bits, Need
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import Bus, Draft, Kind
+from blocks_network.server.gateway.jsontext import is_json
 from blocks_network.server.gateway.names import PRESENCE
 from blocks_network.server.gateway.rates import PublishRates
 from blocks_network.server.gateway.reply import Refusal, Reply, bad_request
@@ -22,11 +20,10 @@ from blocks_network.server.gateway.request import Request
 if TYPE_CHECKING:
     from blocks_network.server.gateway.app import Gateway
 
-__all__ = ["Options", "Publishing", "is_json", "routes"]
+__all__ = ["Options", "Publishing", "routes"]
 
 CUSTOM_TYPE = re.compile(r"[A-Za-z0-9_-]{3,50}")
 TTL_MAX_HOURS = 24 * 366 * 100
-_skim = msgspec.json.Decoder(msgspec.Raw)
 
 
 def routes(gateway: Gateway) -> None:
@@ -184,8 +181,8 @@ class Publishing:
                     return Reply(answered.status, answered.body)
         return None
 
-    def check(self, payload: bytes, limit: int) -> None:
-        """Refuses a message that is too large, or no JSON."""
+    def check(self, payload: bytes, limit: int, *, is_json: Callable[[bytes], bool] = is_json) -> None:
+        """Refuses a message that is too large, or no JSON: for a part of what was read as JSON, its encoding tells."""
         if len(payload) > limit:
             self._refuse("Message Too Large", 413)
         if not is_json(payload):
@@ -198,31 +195,3 @@ class Publishing:
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
-
-
-def is_json(text: bytes) -> bool:
-    """Whether the text is one JSON value in UTF-8. NaN and infinities are none; half a surrogate pair is tolerated."""
-    try:
-        if not text.isascii():
-            text.decode("utf-8")
-        _skim.decode(text)
-    except UnicodeDecodeError:
-        return False
-    except RecursionError:  # deeper than anybody could read
-        return False
-    except msgspec.DecodeError:
-        return b"\\u" in text and _is_odd_json(text)
-    return True
-
-
-def _is_odd_json(text: bytes) -> bool:
-    """The quick check refuses what the Python client may write: an escaped surrogate without its other half."""
-    try:
-        json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(name)

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
+from blocks_network.server.answering import answering_of, head_of
 from blocks_network.server.gateway.reply import Reply
 from blocks_network.server.gateway.request import Request, Scope, Send, is_from_browser
-from blocks_network.server.whole import head_of, send_whole_of
 
-__all__ = ["Held", "Streamed", "send_preflight", "send_reply", "send_streamed"]
+__all__ = ["Held", "Streamed", "headers_of", "send_preflight", "send_reply", "send_streamed"]
 
 _EVERY_ANSWER = [(b"cache-control", b"no-cache")]
 _TO_BROWSERS = [
@@ -48,14 +48,15 @@ class Held:
         self._send: Send | None = None
         self._sending: asyncio.Task[None] | None = None
 
-    def answer(self, reply: Reply) -> None:
-        """Sends the reply; only the first one counts. Must be called in the loop."""
+    def answer(self, reply: Reply) -> bool:
+        """Sends the reply; only the first one counts. Must be called in the loop. False when it is not sent."""
         if self.answered is not None:
-            return
+            return False
         self.answered = reply
         self.left()
         if self._send is not None and not _sent_whole(self._scope, reply):
             self._sending = asyncio.get_running_loop().create_task(send_reply(self._scope, self._send, reply))
+        return True
 
     def left(self) -> None:
         """It is answered, or its client has gone: gives up what it holds. May be called again."""
@@ -79,17 +80,18 @@ async def send_reply(scope: Scope, send: Send, reply: Reply) -> None:
     """To a browser with the headers that let its pages read the answer; every other client would only parse them."""
     if _sent_whole(scope, reply):
         return
-    headers = [(b"content-length", b"%d" % len(reply.body)), *_headers(scope, reply)]
+    headers = [(b"content-length", b"%d" % len(reply.body)), *headers_of(scope, reply)]
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 
 
 def _sent_whole(scope: Scope, reply: Reply) -> bool:
-    send_whole = send_whole_of(scope)
-    return send_whole is not None and send_whole(reply.status, head_of(*_headers(scope, reply)), reply.body)
+    answering = answering_of(scope)
+    return answering is not None and answering.whole(reply.status, head_of(*headers_of(scope, reply)), reply.body)
 
 
-def _headers(scope: Scope, reply: Reply) -> list[tuple[bytes, bytes]]:
+def headers_of(scope: Scope, reply: Reply) -> list[tuple[bytes, bytes]]:
+    """All but those that say how long it is."""
     common = _TO_BROWSERS if is_from_browser(scope) else _EVERY_ANSWER
     headers = [(b"content-type", reply.content_type.encode("latin-1")), *common]
     return _with(headers, reply.headers) if reply.headers else headers

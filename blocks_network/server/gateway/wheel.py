@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 from typing import Protocol
 
 __all__ = ["Timed", "Wheel"]
+
+log = logging.getLogger(__name__)
 
 
 class Timed(Protocol):
@@ -65,5 +68,8 @@ class Wheel:
         self._timer = None
         while self._order and self._order[0] * self._slot_s <= now + self._slot_s / 16:  # timers may come early
             for timed in self._slots.pop(heapq.heappop(self._order)):
-                timed.due()
+                try:
+                    timed.due()
+                except Exception:  # the edge to one of many: the deadlines of the others count as well
+                    log.exception("something failed at its deadline")
         self._arm()

@@ -8,25 +8,25 @@ texts, numbers and booleans may be named: nothing translates their values.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection, Dialect
+from sqlalchemy import ClauseElement, Connection, Dialect, Insert
 
 __all__ = ["Prepared"]
 
-Values = Mapping[str, Any]
+Values = tuple[Any, ...]
 
 
 class Prepared:
-    """One statement, with the names of the columns that an INSERT is to set.
+    """One statement, and the names of its values in the order in which they are given.
 
     Faults are SQLAlchemy's, or, from SQLite, the driver's own: `Database` makes them one kind.
     """
 
-    def __init__(self, statement: ClauseElement, columns: Sequence[str] | None = None) -> None:
-        self._statement, self._columns = statement, None if columns is None else list(columns)
+    def __init__(self, statement: ClauseElement, names: Sequence[str]) -> None:
+        self._statement, self._names = statement, tuple(names)
         self._compiled: dict[str, tuple[str, Callable[[Values], Any]]] = {}
 
     def run(self, connection: Connection, values: Values) -> int:
@@ -51,14 +51,16 @@ class Prepared:
     def _for(self, dialect: Dialect) -> tuple[str, Callable[[Values], Any]]:
         found = self._compiled.get(dialect.name)
         if found is None:
-            compiled = self._statement.compile(dialect=dialect, column_keys=self._columns)
-            names: Sequence[str] | None = getattr(compiled, "positiontup", None)
-            found = self._compiled[dialect.name] = str(compiled), _arrangement(names)
+            # an INSERT sets what is named; other statements name their values themselves
+            columns = list(self._names) if isinstance(self._statement, Insert) else None
+            compiled = self._statement.compile(dialect=dialect, column_keys=columns)
+            wanted: Sequence[str] | None = getattr(compiled, "positiontup", None)
+            found = self._compiled[dialect.name] = str(compiled), _arrangement(self._names, wanted)
         return found
 
 
-def _arrangement(names: Sequence[str] | None) -> Callable[[Values], Any]:
+def _arrangement(names: tuple[str, ...], wanted: Sequence[str] | None) -> Callable[[Values], Any]:
     """As the driver takes a row's values: by position, or (None) by name."""
-    if names is None:
-        return dict
-    return itemgetter(*names)
+    if wanted is None:
+        return lambda values: dict(zip(names, values, strict=True))
+    return itemgetter(*map(names.index, wanted))

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, text, update
@@ -99,15 +100,19 @@ CHANGING: tuple[str, ...] = (
 )
 _INSERT = Prepared(insert(tasks), COLUMNS)
 _UPDATE = Prepared(
-    update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING})
+    update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING}),
+    (*CHANGING, "of_task"),
 )
 _CLAIM = Prepared(
     text(  # a clause that both databases have, and that SQLAlchemy has for each apart
         "INSERT INTO idempotency (org_id, user_id, idempotency_key, task_id, created_at_ms)"
         " VALUES (:org_id, :user_id, :idempotency_key, :task_id, :created_at_ms) ON CONFLICT DO NOTHING"
-    )
+    ),
+    ("org_id", "user_id", "idempotency_key", "task_id", "created_at_ms"),
 )
-_MOVE = Prepared(update(cursors).where(cursors.c.name == bindparam("of_name")).values(timetoken=bindparam("to")))
+_MOVE = Prepared(
+    update(cursors).where(cursors.c.name == bindparam("of_name")).values(timetoken=bindparam("to")), ("of_name", "to")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,24 +145,18 @@ class TaskFilter:
     limit: int = 50
 
 
-def snapshot(record: TaskRecord) -> dict[str, Any]:
-    """All columns of a record, as they are now."""
-    return {name: getattr(record, name) for name in COLUMNS}
+snapshot: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*COLUMNS)
+"""All columns of a record, as they are now."""
+changing: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*CHANGING, "task_id")
+"""What may have changed of a record, as `update_all` takes it."""
 
 
-def changing(record: TaskRecord) -> dict[str, Any]:
-    """What may have changed of a record, as `update_all` takes it."""
-    values = {name: getattr(record, name) for name in CHANGING}
-    values["of_task"] = record.task_id
-    return values
-
-
-def insert_all(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """New tasks, each a mapping of all columns (`snapshot`)."""
+def insert_all(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """New tasks, each as `snapshot` gives it."""
     _INSERT.run_all(connection, rows)
 
 
-def update_all(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def update_all(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
     """Tasks that have moved on, each as `changing` gives it."""
     _UPDATE.run_all(connection, rows)
 
@@ -166,14 +165,7 @@ def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[UserK
     """Gives each free key to the first task that claims it here. Returns the task that has each one now."""
     holders: dict[UserKey, str] = {}
     for claim in claims:
-        values = {
-            "org_id": claim.org_id,
-            "user_id": claim.user_id,
-            "idempotency_key": claim.key,
-            "task_id": claim.task_id,
-            "created_at_ms": claim.at_ms,
-        }
-        is_free = _CLAIM.run(connection, values) == 1
+        is_free = _CLAIM.run(connection, (*claim.whose, claim.task_id, claim.at_ms)) == 1
         holder = claim.task_id if is_free else holder_of(connection, claim.whose)
         assert holder is not None
         holders[claim.whose] = holder
@@ -228,7 +220,7 @@ def read_cursor(connection: Connection, name: str) -> int | None:
 
 
 def write_cursor(connection: Connection, name: str, timetoken: int) -> None:
-    if _MOVE.run(connection, {"of_name": name, "to": timetoken}) == 0:
+    if _MOVE.run(connection, (name, timetoken)) == 0:
         connection.execute(insert(cursors).values(name=name, timetoken=timetoken))
 
 

@@ -6,6 +6,7 @@ answer got lost, can be told from a new one.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ from blocks_network.wire.events import TERMINAL_STATES
 __all__ = ["Heard", "Mark", "hear", "mark_of"]
 
 RUN_CHARS, NUMBER_CHARS = 64, 18
+REMEMBERED, REMEMBERED_BYTES = 512, 512
 AGENT_EVENTS = frozenset({"progress", "artifact", "terminal", "system"})
 
 
@@ -75,6 +77,12 @@ def mark_of(meta: bytes | None) -> Mark | None:
     """None for an event without a mark: the network's own, and those of runtimes that set none."""
     if meta is None or b'"eventId"' not in meta:
         return None
+    return _marked(meta) if len(meta) <= REMEMBERED_BYTES else _marked.__wrapped__(meta)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _marked(meta: bytes) -> Mark | None:
+    """Asked before an event is published, and once more when it is."""
     try:
         told = _meta_decoder.decode(meta)
     except (msgspec.DecodeError, RecursionError):

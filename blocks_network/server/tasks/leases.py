@@ -43,10 +43,13 @@ class Instance:
     refusals: int = 0
     cool_until_ms: int = 0
     last_given: int = 0
+    may_have_pipes: bool = False
+    """False: none of the leases is a pipe's."""
 
     def give(self, task_id: str, *, pipe: bool, turn: int) -> Lease:
         lease = self.leases[task_id] = Lease(task_id, pipe)
         self.last_given = turn
+        self.may_have_pipes = self.may_have_pipes or pipe
         return lease
 
     def release(self, task_id: str) -> bool:
@@ -86,6 +89,9 @@ class Instance:
 
     def settles_at(self, now_ms: int) -> int | None:
         """When the instance's own count can first tell about a pipe task that started just now; None if none did."""
+        if not self.may_have_pipes:
+            return None
+        self.may_have_pipes = any(lease.pipe for lease in self.leases.values())
         instants = [
             lease.started_ms + STATE_TRUSTED_MS
             for lease in self.leases.values()

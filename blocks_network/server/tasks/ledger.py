@@ -51,7 +51,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class _Insert:
-    row: dict[str, Any]
+    task_id: str
+    row: tuple[Any, ...]
     claim: KeyClaim | None
     done: asyncio.Future[Kept]
     then: Outgoing | None
@@ -59,8 +60,7 @@ class _Insert:
 
     def holder(self, holders: Mapping[UserKey, str]) -> str:
         """The task that has this one's key: itself, where it has none."""
-        own: str = self.row["task_id"]
-        return own if self.claim is None else holders[self.claim.whose]
+        return self.task_id if self.claim is None else holders[self.claim.whose]
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class Ledger:
         `unwanted` is called when it was not kept, before anything leaves that was decided since.
         """
         done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-        self._batch.inserts.append(_Insert(tasks.snapshot(record), claim, done, then, unwanted))
+        self._batch.inserts.append(_Insert(record.task_id, tasks.snapshot(record), claim, done, then, unwanted))
         self._want()
         self._asked.set()
         return done
@@ -281,7 +281,7 @@ class Ledger:
 
         def write(connection: Connection) -> dict[UserKey, str]:
             holders = tasks.claim_keys(connection, [new.claim for new in batch.inserts if new.claim is not None])
-            kept = [new.row for new in batch.inserts if new.holder(holders) == new.row["task_id"]]
+            kept = [new.row for new in batch.inserts if new.holder(holders) == new.task_id]
             tasks.insert_all(connection, kept)
             tasks.update_all(connection, updates)
             outbox.put_messages(connection, messages)
@@ -301,7 +301,7 @@ class Ledger:
         outgoing: list[Outgoing] = []
         for new in batch.inserts:
             holder = new.holder(holders)
-            if holder != new.row["task_id"]:
+            if holder != new.task_id:
                 new.unwanted()
             elif new.then is not None:
                 outgoing.append(new.then)
