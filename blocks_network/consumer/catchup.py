@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Past", "read_history"]
 
 PAGE = 100
-TRIES = 4
-RETRY = Backoff(first_s=0.1, factor=4, cap_s=2)
+TRIES = 6
+RETRY = Backoff(first_s=0.1, factor=3, cap_s=2)
 """An answer that got lost: reading a page again costs nothing, and without it a task would seem to have no events."""
 
 

@@ -162,7 +162,8 @@ class Following:
     def recall(self) -> None:
         """Reads the history of a task that was over when the session was made; once, at the first use.
 
-        SessionClosedError in a forked child, where neither locks nor connections can be used.
+        SessionClosedError in a forked child, where neither locks nor connections can be used. BlocksError when it
+        cannot be read now: a task without events would be a wrong answer, and the next use asks again.
         """
         self.link.check_process()
         if not self._unread():
@@ -171,12 +172,7 @@ class Following:
             state = self._unread()
             if not state:
                 return
-            try:
-                past = self.reading(lambda pubnub: read_history(pubnub, self.facts.channel))
-            except BlocksError as fault:
-                log.warning("the history of task %s cannot be read: %s", self.facts.task_id, fault)
-                past = []
-            self.remember(past)
+            self.remember(self.reading(lambda pubnub: read_history(pubnub, self.facts.channel)))
             with self.changed:
                 if self.record.terminal is None:
                     self.record.end(state)

@@ -145,7 +145,8 @@ class TaskSession:
         """Blocks until the task has ended and the callbacks were told (from within a callback: until it has ended).
 
         `timeout` in seconds, None: no limit. WaitTimeoutError (TimeoutError) when it is over; SessionClosedError
-        (RuntimeError) when the session or its client is closed first, or its events cannot be read any more.
+        (RuntimeError) when the session or its client is closed first, or its events cannot be read any more;
+        TransportError when the history of a task that was over before cannot be read.
         """
         self._inside.recall()
         here = self._inside.delivery.delivers_here()
