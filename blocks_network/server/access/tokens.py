@@ -116,8 +116,11 @@ class CapabilityTokens:
         uuid_patterns: Mapping[str, Bits | int] | None = None,
         uuid: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        shown_soon: bool = False,
     ) -> str:
         """A token's text. `patterns` are searched in names, so anchor them (`prefix_pattern`).
+
+        `shown_soon`: it will be verified in a moment, and is remembered as one that was (in the event loop alone).
 
         Raises ValueError for a ttl out of range, wrong bits, a pattern that does not compile, or too long a token.
         """
@@ -125,9 +128,10 @@ class CapabilityTokens:
             raise ValueError(f"ttl_minutes is {ttl_minutes}; it goes from 1 to {MAX_TTL_MINUTES}")
         for expressions in (patterns, group_patterns, uuid_patterns):
             _compiled(expressions, self._limits)
+        issued_s = int(self._clock())
         entries = [
             _VERSION,
-            _KEY[b"t"] + cbor2.dumps(int(self._clock())),
+            _KEY[b"t"] + cbor2.dumps(issued_s),
             _KEY[b"ttl"] + cbor2.dumps(ttl_minutes),
             _KEY[b"res"] + _resource_maps(channels, groups, uuids),
             _KEY[b"pat"] + _resource_maps(patterns, group_patterns, uuid_patterns),
@@ -141,6 +145,11 @@ class CapabilityTokens:
         text = base64.urlsafe_b64encode(raw).decode("ascii")  # with its padding: the Python client needs it
         if len(text) > self._limits.token_chars:
             raise ValueError(f"the token would have {len(text)} characters; {self._limits.token_chars} are allowed")
+        if shown_soon:
+            resources = {b"chan": channels or {}, b"grp": groups or {}}
+            matched = {b"chan": patterns or {}, b"grp": group_patterns or {}}
+            held = {b"v": 2, b"t": issued_s, b"ttl": ttl_minutes, b"res": resources, b"pat": matched, b"uuid": uuid}
+            self._remember((keyset.subscribe_key, text), Token(_id_of(signature), held, self._limits))
         return text
 
     def verify(self, keyset: Keyset, text: str) -> Token:
@@ -176,11 +185,9 @@ class CapabilityTokens:
         signature = raw[-SIGNATURE_BYTES:]
         if not hmac.compare_digest(signature, _signature(keyset, plain)):
             raise Denied("Invalid token")
-        # an id that can be logged: the signature itself would complete a token whose content is known
-        token_id = hashlib.sha256(signature).hexdigest()[:32]
         try:
             content = cbor2.loads(plain)
-            return Token(token_id, content, self._limits)
+            return Token(_id_of(signature), content, self._limits)
         except (cbor2.CBORDecodeError, ValueError, TypeError, AttributeError) as fault:
             log.warning("a signed token of keyset %s cannot be read: %s", keyset.name, fault)
             raise Denied("Invalid token") from None
@@ -204,6 +211,11 @@ class CapabilityTokens:
 def prefix_pattern(prefix: str) -> str:
     """An anchored expression for all names that begin with `prefix`."""
     return "^" + "".join(char if char.isalnum() or char in "_-" else "\\" + char for char in prefix) + ".*$"
+
+
+def _id_of(signature: bytes) -> str:
+    """An id that can be logged: the signature itself would complete a token whose content is known."""
+    return hashlib.sha256(signature).hexdigest()[:32]
 
 
 def _signature(keyset: Keyset, plain: bytes) -> bytes:

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from blocks_network.server.store.engines import (
     READERS,
     DatabaseInUse,
+    at_once,
     hold_alone,
     is_sqlite,
     memory_engine,
@@ -266,7 +267,7 @@ class Database:
     def _transact(self, group: list[_Job], *, patient: bool) -> bool:
         """False when the database is held by somebody else and nobody was to wait; nothing has happened then."""
         try:
-            with self._connection(patient=patient) as connection, connection.begin():
+            with self._transaction(patient=patient) as connection:
                 for job in group:
                     if len(group) == 1:
                         job.value = job.fn(connection)
@@ -288,12 +289,12 @@ class Database:
                 self._failing = False
         return True
 
-    def _connection(self, *, patient: bool) -> AbstractContextManager[Connection]:
+    def _transaction(self, *, patient: bool) -> AbstractContextManager[Connection]:
         if patient:
             assert self._engine is not None
-            return self._engine.connect()
+            return self._engine.begin()
         assert self._quick is not None
-        return nullcontext(self._quick)
+        return at_once(self._quick)
 
 
 def _is_locked(fault: BaseException) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
@@ -12,6 +14,7 @@ from sqlalchemy.pool import StaticPool
 __all__ = [
     "READERS",
     "DatabaseInUse",
+    "at_once",
     "hold_alone",
     "is_sqlite",
     "memory_engine",
@@ -48,6 +51,26 @@ class DatabaseInUse(RuntimeError):
     """Another node has this database."""
 
 
+@contextmanager
+def at_once(connection: Connection) -> Iterator[Connection]:
+    """A transaction on a connection to SQLite that is kept open. SQLAlchemy's own way to begin and commit one takes as
+    long as a small write; here it notices the transaction where something is executed through it."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        driver.execute("COMMIT")
+    except BaseException:
+        if driver.in_transaction:
+            driver.execute("ROLLBACK")
+        if connection.in_transaction():
+            connection.rollback()
+        raise
+    if connection.in_transaction():
+        connection.commit()
+
+
 def hold_alone(engine: Engine) -> Connection:
     """PostgreSQL: the connection that holds the database for one node, until it is closed or cut. DatabaseInUse."""
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -79,7 +102,7 @@ def open_engine(url: URL, *, fsync: bool = False) -> Engine:
 
 
 def quick_engine(url: URL) -> Engine:
-    """Never waits: not for another writer, and not for a checkpoint."""
+    """For `at_once`. Never waits: not for another writer, and not for a checkpoint."""
     engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 0, "check_same_thread": False})
     _listen(engine, durable=True, quick=True)
     return engine
@@ -102,7 +125,8 @@ def _listen(engine: Engine, *, durable: bool, fsync: bool = False, quick: bool =
     def begun(connection: Connection) -> None:
         driver = connection.connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)
-        driver.execute("BEGIN IMMEDIATE" if quick else "BEGIN")
+        if not driver.in_transaction:  # else by `at_once`
+            driver.execute("BEGIN")
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)

@@ -76,7 +76,7 @@ class TaskTokens:
             setup_channel(task.task_id, task.org_id): Bits.WRITE,
             **dict.fromkeys(_input_channels(task), Bits.READ),
         }
-        return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels)
+        return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels, shown_soon=True)
 
     def read(
         self,
