@@ -80,6 +80,8 @@ class Hub:
         self._early: OrderedDict[str, list[Received]] = OrderedDict()
         self._lost_early = False
         self._subscription: Subscription | None = None
+        self._since = 0
+        """Where the subscription began to read."""
         self._idle: Timer | None = None
         self._left_at = 0.0
         self._joining = 0
@@ -94,7 +96,7 @@ class Hub:
         try:
             self._start(cursor)
             place = Place(self, channel, reader)
-            lost = self._take_place(place)
+            lost = self._take_place(place, cursor)
         finally:
             with self._lock:
                 self._joining -= 1
@@ -103,14 +105,15 @@ class Hub:
             reader.resync()
         return place
 
-    def _take_place(self, place: Place) -> bool:
-        """Whether something for it may have got lost before."""
+    def _take_place(self, place: Place, cursor: int) -> bool:
+        """Whether something for it may have got lost before: it may be of a task that was sent, but not joined, before
+        the one with which the poll began."""
         while True:
             with self._lock:
                 early = self._early.pop(place.channel, None)
                 if early is None:
                     self._places[place.channel] = place
-                    return self._lost_early or self._was_down()
+                    return cursor < self._since or self._lost_early or self._was_down()
             for message in early:  # outside the lock: the session has one of its own
                 place.reader.accept(message.payload, message.timetoken)
 
@@ -209,10 +212,8 @@ class Hub:
         subscription = Subscription(client, [], self, groups=[group], name=name, cursor=cursor, moved=self._moved)
         with self._lock:
             if not self._is_polling():
-                self._subscription = subscription
+                self._subscription, self._since = subscription, cursor
                 subscription.start()
-            else:  # another task was quicker; its cursor may be a later one
-                self._lost_early = True
 
     def _is_polling(self) -> bool:
         return self._subscription is not None

@@ -11,6 +11,7 @@ import pytest
 from blocks_network import TaskClient, TaskSession, text_part
 from blocks_network.api.caller import Caller
 from blocks_network.api.keys import create_key
+from blocks_network.api.tasks import ListTasksParams
 from blocks_network.api.tokens import consumer_token, reader_token
 from blocks_network.auth.static import StaticAuthProvider
 from blocks_network.consumer import hub as hub_module
@@ -106,6 +107,38 @@ def test_events_that_are_quicker_than_the_answer_to_the_call_are_kept(
     assert session.wait_for_terminal(WAIT_S).state == "completed"
     assert [event.type for event in session.list_events()] == ["progress", *["artifact"] * 21, "terminal"]
     assert given(session) == [*(f"early-{index}" for index in range(20)), "early"]
+
+
+def test_a_task_that_ended_before_the_poll_began_with_a_later_one_has_all_its_events(
+    blocks: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads send; the one whose task came first makes its session last."""
+    blocks.agent(counted, name="overtaken")
+    client = blocks.client()
+    overtaken, over = threading.Event(), threading.Event()
+    join = Hub.join
+
+    def late(hub: Hub, *arguments: Any) -> Any:
+        if threading.current_thread() is first:
+            overtaken.set()
+            assert over.wait(WAIT_S)
+        return join(hub, *arguments)
+
+    monkeypatch.setattr(Hub, "join", late)
+    sessions: list[TaskSession] = []
+    first = threading.Thread(
+        target=lambda: sessions.append(client.send_message(agent_name="overtaken", request_parts=[text_part("first")]))
+    )
+    first.start()
+    assert overtaken.wait(WAIT_S)
+    (task,) = client.list_tasks(ListTasksParams(agent_name="overtaken")).tasks
+    with client.connect(task.task_id) as watcher:
+        watcher.wait_for_terminal(WAIT_S)
+    client.run("overtaken", "second")
+    over.set()
+    first.join(WAIT_S)
+    assert sessions[0].wait_for_terminal(WAIT_S).state == "completed"
+    assert given(sessions[0]) == [*(f"first-{index}" for index in range(20)), "first"]
 
 
 def test_what_waited_for_too_long_is_read_from_the_tasks_own_channel(
