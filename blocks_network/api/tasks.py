@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from blocks_network.api.caller import Answer, Caller
 from blocks_network.api.gathering import Gathering
 from blocks_network.backoff import Backoff
-from blocks_network.errors import BillingModeMismatchError, RpcError, TransportError
+from blocks_network.errors import BillingModeMismatchError, BlocksError, RpcError, TransportError
 from blocks_network.transport.faults import ConnectFailed
 from blocks_network.wire.rpc import EMBEDDED_JWT_CODES, error_code, request_envelope
 
@@ -23,8 +23,11 @@ __all__ = [
     "get_task",
     "list_tasks",
     "send_message",
+    "send_messages",
     "task_control",
 ]
+
+T = TypeVar("T")
 
 PATH = "/api/v1/rpc"
 RETRY = Backoff(first_s=0.5, factor=2, cap_s=5)
@@ -110,7 +113,40 @@ def send_message(caller: Caller, params: Mapping[str, Any], gathering: Gathering
     """
     if not params.get("idempotencyKey"):
         gathering = None  # it may not be made twice
-    result = _call(caller, "SendMessage", params, agent_name=params.get("agentName"), gathering=gathering)
+    return _sent_task(_call(caller, "SendMessage", params, agent_name=params.get("agentName"), gathering=gathering))
+
+
+def send_messages(
+    caller: Caller, messages: Sequence[Mapping[str, Any]], gathering: Gathering | None
+) -> list[SentTask | BlocksError]:
+    """Several tasks with an idempotency key each, together where the network takes it. What became of each, in order:
+    a refused one refuses no other."""
+    if gathering is None or len(messages) == 1:
+        return [_outcome(lambda params=params: send_message(caller, params)) for params in messages]  # type: ignore[misc]
+    envelopes = [_envelope("SendMessage", params) for params in messages]
+    try:
+        answers = _tried(lambda: Gathering.together(caller, PATH, envelopes), "SendMessage", repeatable=True)
+    except BlocksError as fault:
+        return [fault] * len(messages)
+
+    def sent(envelope: Mapping[str, Any], answer: Answer | None) -> SentTask:
+        agent_name = envelope["params"].get("agentName")
+        return _sent_task(_settled(caller, envelope, "SendMessage", answer, agent_name=agent_name))
+
+    return [
+        _outcome(lambda envelope=envelope, answer=answer: sent(envelope, answer))  # type: ignore[misc]
+        for envelope, answer in zip(envelopes, answers, strict=True)
+    ]
+
+
+def _outcome(send: Callable[[], SentTask]) -> SentTask | BlocksError:
+    try:
+        return send()
+    except BlocksError as fault:
+        return fault
+
+
+def _sent_task(result: Mapping[str, Any]) -> SentTask:
     task_id = result.get("taskId")
     if not isinstance(task_id, str) or not task_id:
         raise RpcError("the network's answer to SendMessage names no task")
@@ -161,8 +197,28 @@ def _call(
     gathering: Gathering | None = None,
 ) -> dict[str, Any]:
     """The result object. RpcError for errors of any kind, with what the network said."""
-    envelope = request_envelope(f"rpc-{int(time.time() * 1000)}-{secrets.token_hex(4)}", method, params)
+    envelope = _envelope(method, params)
     answer = _sent(caller, envelope, method, anonymous, gathering)
+    return _settled(caller, envelope, method, answer, task_id=task_id, agent_name=agent_name, anonymous=anonymous)
+
+
+def _envelope(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    return request_envelope(f"rpc-{int(time.time() * 1000)}-{secrets.token_hex(4)}", method, params)
+
+
+def _settled(
+    caller: Caller,
+    envelope: Mapping[str, Any],
+    method: str,
+    answer: Answer | None,
+    *,
+    task_id: str | None = None,
+    agent_name: str | None = None,
+    anonymous: bool = False,
+) -> dict[str, Any]:
+    """What an answer says; without one the call is made, alone."""
+    if answer is None:
+        answer = _sent(caller, envelope, method, anonymous)
     error = _error_of(answer)
     provider = None if anonymous else caller.auth
     outdated = error_code(error) in EMBEDDED_JWT_CODES
@@ -183,11 +239,19 @@ def _sent(
 ) -> Answer:
     """Retries faults in which nothing was sent, and any transport fault of calls that may be repeated."""
     repeatable = method != "SendMessage" or bool(envelope["params"].get("idempotencyKey"))
+
+    def send() -> Answer:
+        if gathering is not None:
+            return gathering.call(caller, PATH, envelope)
+        return caller.call("POST", PATH, envelope, anonymous=anonymous, repeatable=repeatable)
+
+    return _tried(send, method, repeatable=repeatable)
+
+
+def _tried(send: Callable[[], T], method: str, *, repeatable: bool) -> T:
     for attempt in range(1, TRIES + 1):
         try:
-            if gathering is not None:
-                return gathering.call(caller, PATH, envelope)
-            return caller.call("POST", PATH, envelope, anonymous=anonymous, repeatable=repeatable)
+            return send()
         except TransportError as fault:
             if attempt == TRIES or not (repeatable or isinstance(fault, ConnectFailed)):
                 raise RpcError(

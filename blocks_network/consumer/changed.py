@@ -18,16 +18,24 @@ class Changed(threading.Condition):
     def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
         """Calls `wake()` at each change from now on. The answer ends that."""
         with self:
-            self._watchers.append(wake)
+            self.add_watcher(wake)
 
         def unwatch() -> None:
             with self:
-                self._watchers.remove(wake)
+                self.remove_watcher(wake)
 
         return unwatch
+
+    def add_watcher(self, wake: Callable[[], None]) -> None:
+        """With the lock held: `watch` for good."""
+        self._watchers.append(wake)
+
+    def remove_watcher(self, wake: Callable[[], None]) -> None:
+        """With the lock held, also from within `wake`."""
+        self._watchers.remove(wake)
 
     def notify_all(self) -> None:
         """With the lock held."""
         super().notify_all()
-        for wake in self._watchers:
+        for wake in tuple(self._watchers):
             wake()

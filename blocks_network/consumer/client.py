@@ -20,13 +20,13 @@ from blocks_network.consumer.agents import find_agent, find_agents, renewed_or_r
 from blocks_network.consumer.link import Link, Role, make_ready
 from blocks_network.consumer.map import Mapped, check_mapping
 from blocks_network.consumer.network import checked_billing_mode, find_network
-from blocks_network.consumer.opening import open_known, open_sent
+from blocks_network.consumer.opening import open_known
 from blocks_network.consumer.params import SendMessageParams
-from blocks_network.consumer.parts import one_request, parts_to_wire
+from blocks_network.consumer.parts import one_request
 from blocks_network.consumer.result import TaskResult
+from blocks_network.consumer.sender import Sender
 from blocks_network.consumer.session import WAIT_S, TaskSession
 from blocks_network.consumer.subscribe import TaskEventCallbacks, TaskSubscription, follow_task, subscribe_to_task
-from blocks_network.consumer.uploads import MessageUploads
 from blocks_network.errors import BlocksError, ConfigurationError, CredentialsMissingError, SessionClosedError
 from blocks_network.transport.answers import FEATURE as SUBSCRIBE_STREAM
 from blocks_network.transport.pubnub import DEFAULT_ORIGIN, PubNubKeys
@@ -202,7 +202,7 @@ class TaskClient:
                 raise TypeError(f"send_message takes keywords, or a SendMessageParams, not {type(params).__name__}")
             if named != SendMessageParams():
                 raise ConfigurationError("give send_message a SendMessageParams or keywords, not both")
-        return self._send(params or named)
+        return self._sender().send(params or named)
 
     def run(self, agent_name: str, request: Any = None, *, timeout: float | None = WAIT_S, **params: Any) -> TaskResult:
         """One task, from request to result: `client.run("summarizer", "a long text").text`.
@@ -234,10 +234,12 @@ class TaskClient:
         """
         check_mapping(concurrency, retries, params)
 
-        def send(request: Any) -> TaskSession:
-            return self.send_message(agent_name=agent_name, request_parts=one_request(request), **params)
+        def message(request: Any) -> SendMessageParams:
+            return SendMessageParams(agent_name=agent_name, request_parts=one_request(request), **params)
 
-        return iter(Mapped(send, inputs, concurrency=concurrency, retries=retries, timeout_s=timeout))
+        sender, later = self._sender(), self._link.callbacks.later
+        mapped = Mapped(sender, message, later, inputs, concurrency=concurrency, retries=retries, timeout_s=timeout)
+        return iter(mapped)
 
     def connect(
         self,
@@ -362,39 +364,14 @@ class TaskClient:
     def __repr__(self) -> str:
         return f"<TaskClient of {self.get_user_id() or 'nobody'}, {self.billing_mode}>"
 
-    def _send(self, params: SendMessageParams) -> TaskSession:
-        if self._link.anonymous:
-            raise ConfigurationError(
-                "an anonymous client reads tasks, it does not send any", hint="create it with api_key or a token"
-            )
-        caller = self._link.ready_caller()
-        params.check()
-        if not params.agent_name:
-            raise ConfigurationError("agent_name is required")
-        uploads = MessageUploads(
-            caller.base_url,
-            params.agent_name,
+    def _sender(self) -> Sender:
+        return Sender(
+            self._link,
+            self._keys,
+            self.billing_mode,
+            owner_id=self._default_owner_id or "",
             agent_auth=self._agent_auth,
             auth_provider=self._auth_provider,
-        )
-        parts = parts_to_wire(params.request_parts, uploads)
-        owner_id = params.owner_id or self._default_owner_id or ""
-        wire = params.to_wire(
-            request_parts=parts,
-            owner_id=owner_id,
-            billing_mode=self.billing_mode,
-            upload_session_id=uploads.session_id,
-            reader=self._link.reader_for(self._keys, self.billing_mode),
-        )
-        sent = tasks.send_message(caller, wire, self._link.gathering)
-        return open_sent(
-            self._link,
-            sent,
-            self._keys,
-            agent_name=params.agent_name,
-            owner_id=owner_id,
-            auto_drain=params.auto_drain,
-            drain_window_s=params.drain_window_s,
         )
 
     def _require_identity(self, what: str) -> None:

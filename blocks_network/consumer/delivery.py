@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from blocks_network.consumer.callbacks import Callbacks
@@ -15,7 +16,7 @@ from blocks_network.wire.events import TaskEvent
 if TYPE_CHECKING:
     from blocks_network.stream.refs import StreamRef
 
-__all__ = ["CallbackErrorContext", "Delivery"]
+__all__ = ["CallbackErrorContext", "Delivery", "Interest"]
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +61,21 @@ class Delivery:
 
     One thread at a time works through what is due, so callbacks of a session never overlap; only a replay runs on the
     thread that registers, before `register` returns, as users of the protocol rely on. No lock is held during a call.
-    `settled` is called, on the delivering thread, each time when everything known has been delivered.
+    `settled` is called, on the delivering thread, each time when everything known has been delivered. It comes with
+    each call: kept here, it would keep its session alive for the garbage collector to find.
     """
 
     record: TaskRecord
     changed: threading.Condition
     pool: Callbacks
-    settled: Callable[[], None]
     _registrations: list[_Registration] = field(default_factory=list)
     _on_error: list[Callable[[Exception, CallbackErrorContext], object]] = field(default_factory=list)
     _working: bool = False
     _worker: threading.Thread | None = None
 
-    def register(self, interest: Interest, callback: Callable[[Any], object]) -> Callable[[], None]:
+    def register(
+        self, interest: Interest, callback: Callable[[Any], object], settled: Callable[[], None]
+    ) -> Callable[[], None]:
         """Replays what is known, then delivers what comes. The answer unregisters; twice is fine."""
         registration = _Registration(interest, callback)
         with self.changed:
@@ -88,7 +91,7 @@ class Delivery:
                     break
                 registration.next_number = entry.number + 1
             self._call(registration, entry)
-        self.wake()
+        self.wake(settled)
         return lambda: self._unregister(registration)
 
     def register_on_error(self, callback: Callable[[Exception, CallbackErrorContext], object]) -> Callable[[], None]:
@@ -103,17 +106,17 @@ class Delivery:
 
         return unregister
 
-    def wake(self) -> None:
+    def wake(self, settled: Callable[[], None]) -> None:
         """Something is new: delivers it on the pool, or notes at once that nobody waits for it."""
         with self.changed:
             if self._working:
                 return
             self._working = True
             if self._next() is not None:
-                self.pool.submit(self._work)
+                self.pool.submit(partial(self._work, settled))
                 return
             self._working = False
-        self.settled()
+        settled()
 
     def clear(self) -> None:
         """Forgets every registration: no further call begins."""
@@ -147,7 +150,7 @@ class Delivery:
             except Exception:
                 log.debug("on_error of task %s raised", self.record.task_id, exc_info=True)
 
-    def _work(self) -> None:
+    def _work(self, settled: Callable[[], None]) -> None:
         self._worker = threading.current_thread()
         while True:
             with self.changed:
@@ -158,7 +161,7 @@ class Delivery:
                 registration, entry = due
                 registration.next_number = entry.number + 1
             self._call(registration, entry)
-        self.settled()
+        settled()
 
     def _next(self) -> tuple[_Registration, Entry] | None:
         """With the lock held: who is called next. An event goes to on_event first, then to its own kind, in order."""

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from blocks_network.consumer.callbacks import Timer
 from blocks_network.consumer.catchup import Past, read_history
 from blocks_network.consumer.changed import Changed
-from blocks_network.consumer.delivery import Delivery
+from blocks_network.consumer.delivery import Delivery, Interest
 from blocks_network.consumer.feed import Feed
 from blocks_network.consumer.hub import Hub, Place
 from blocks_network.consumer.link import Link, Role
 from blocks_network.consumer.record import TaskRecord
 from blocks_network.consumer.streams import SessionStreams
 from blocks_network.errors import AccessDeniedError, BlocksError, SessionClosedError
+from blocks_network.stream.descriptor import descriptors_of
 from blocks_network.stream.kept import FEATURE
 from blocks_network.transport.pubnub import PubNubKeys
 from blocks_network.wire.timetokens import ALL_CACHED
@@ -68,20 +69,10 @@ class Following:
         self.facts, self.link = facts, link
         self._auto_drain, self._drain_window_s = auto_drain, drain_window_s
         self.changed = Changed()
-        self.streams = SessionStreams(
-            task_id=facts.task_id,
-            agent_name=facts.agent_name,
-            owner_id=facts.owner_id,
-            keys=facts.keys,
-            terminal_state=self._streams_gone,
-            opened=self._opened_late,
-            drained=self._drained,
-            durable=FEATURE in link.features,
-            renew=self._stream_token if FEATURE in link.features else None,
-            ending=link.ending,
-        )
-        self.record = TaskRecord(facts.task_id, self.streams.announced)
-        self.delivery = Delivery(self.record, self.changed, link.callbacks, self._settled)
+        self._streams: SessionStreams | None = None
+        """Of a task that has announced some."""
+        self.record = TaskRecord(facts.task_id)
+        self.delivery = Delivery(self.record, self.changed, link.callbacks)
         self.token = facts.read_token
         self.ended = False
         """The terminal is known, and everybody was told."""
@@ -101,7 +92,7 @@ class Following:
         """Takes a channel's history; returns the cursor from which to read on."""
         with self.changed:
             for message in past:
-                self.record.add(message.payload, message.timetoken)
+                self._record(message.payload, message.timetoken)
                 if self.record.crowded():
                     self.record.forget(self.delivery.oldest_needed())
         return past[-1].timetoken if past else ALL_CACHED
@@ -232,12 +223,48 @@ class Following:
             late = self.closed and not (
                 self._lingers and isinstance(payload, dict) and payload.get("type") == "artifact"
             )
-            if late or not self.record.add(payload, timetoken):
+            if late or not self._record(payload, timetoken):
                 return
             if self.record.crowded():
                 self.record.forget(self.delivery.oldest_needed())
             self.changed.notify_all()
-        self.delivery.wake()
+        self.delivery.wake(self._settled)
+
+    def _record(self, payload: Any, timetoken: int) -> bool:
+        """With the lock held. False when it says nothing new."""
+        if not self.record.add(payload, timetoken):
+            return False
+        if payload["type"] == "progress":
+            for descriptor in descriptors_of(payload, self.facts.agent_name, self.facts.task_id):
+                if self._streams is None:
+                    self._streams = self._make_streams()
+                self.record.add_stream(self._streams.ref(descriptor))
+        return True
+
+    def _make_streams(self) -> SessionStreams:
+        """Not with each session: most tasks have none, and it would not be freed without the garbage collector."""
+        return SessionStreams(
+            task_id=self.facts.task_id,
+            owner_id=self.facts.owner_id,
+            keys=self.facts.keys,
+            terminal_state=self._streams_gone,
+            opened=self._opened_late,
+            drained=self._drained,
+            durable=FEATURE in self.link.features,
+            renew=self._stream_token if FEATURE in self.link.features else None,
+            ending=self.link.ending,
+        )
+
+    def _streams_pending(self) -> bool:
+        return self._streams is not None and self._streams.pending()
+
+    def _end_streams(self) -> None:
+        if self._streams is not None:
+            self._streams.end_all()
+
+    def register(self, interest: Interest, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Replays what is known, then delivers what comes. The answer unregisters; twice is fine."""
+        return self.delivery.register(interest, callback, self._settled)
 
     def hampered(self, fault: Exception) -> None:
         if self.closed:
@@ -276,6 +303,19 @@ class Following:
         self._renewed(token)
         return attempt(client)
 
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Calls `call` once when a wait for the end would return, or raise; at once when it would now. With the lock
+        held, on any thread: it must return at once, and not come back here."""
+
+        def look() -> None:
+            if self.ended or self.unwaitable():
+                self.changed.remove_watcher(look)
+                call()
+
+        with self.changed:
+            self.changed.add_watcher(look)
+            look()
+
     def unwaitable(self) -> bool:
         """With the lock held: nothing is left to wait for."""
         return self.closed or self.link.destroyed or self._cut_off is not None or self.link.over() is not None
@@ -301,7 +341,8 @@ class Following:
         """Waits look again whether they are to end: the client is destroyed, or lent for what is over."""
         with self.changed:
             self.changed.notify_all()
-        self.streams.wake()
+        if self._streams is not None:
+            self._streams.wake()
 
     def close(self) -> None:
         """By the user: no callback begins any more, and no drain. Nothing in a forked child: it is the parent's."""
@@ -311,7 +352,7 @@ class Following:
             self.abandoned = self.abandoned or not self.ended
         self._end()
         self._stop_lingering()
-        self.streams.end_all()  # also those that were opened after the session's own end
+        self._end_streams()  # also those that were opened after the session's own end
         self.delivery.clear()
 
     def _settled(self) -> None:
@@ -323,7 +364,7 @@ class Following:
             if not self._auto_drain:
                 self._end()
                 return
-            if self.streams.pending():
+            if self._streams_pending():
                 timer = self.link.callbacks.later(self._drain_window_s, self._end)
                 with self.changed:
                     self._drain_timer = timer
@@ -333,11 +374,11 @@ class Following:
                 self.changed.notify_all()  # who waits finds the session closed already, where it closes itself
 
     def _drained(self) -> None:
-        if not self.ended or self.streams.pending():
+        if not self.ended or self._streams_pending():
             return
         self._end(cut=False)
-        if self.streams.pending():  # opened at this very moment
-            self.link.callbacks.later(self._drain_window_s, self.streams.end_all)
+        if self._streams_pending():  # opened at this very moment
+            self.link.callbacks.later(self._drain_window_s, self._end_streams)
 
     def _end(self, *, cut: bool = True) -> None:
         """Idempotent. With `cut`, open streams end first: their readers finish with what they have."""
@@ -351,7 +392,7 @@ class Following:
         if timer is not None:
             timer.cancel()
         if cut:
-            self.streams.end_all()
+            self._end_streams()
         if self._lingers:
             self.link.callbacks.later(LINGER_S, self._stop_lingering)
         else:
@@ -365,7 +406,8 @@ class Following:
 
     def _stop_reading(self) -> None:
         with self.changed:
-            feed, pubnub = self._feed, self._pubnub
+            feed, self._feed = self._feed, None  # it holds this session
+            pubnub = self._pubnub
         if feed is not None:
             feed.stop()
         if pubnub is not None:

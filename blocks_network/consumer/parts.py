@@ -107,6 +107,13 @@ def one_request(request: object) -> list[Any]:
     raise TypeError(f"a request is a text, a part or a list of parts, not {type(request).__name__}")
 
 
+def may_be_slow(parts: Sequence[Any]) -> bool:
+    """Whether there is a file among them, which may have to be uploaded before the message."""
+    return any(
+        (part.get("file") if isinstance(part, Mapping) else getattr(part, "file", None)) is not None for part in parts
+    )
+
+
 def parts_to_wire(parts: object, upload: Uploader) -> list[Any]:
     """The `requestParts` of a message. Large files are uploaded on the way, in order.
 

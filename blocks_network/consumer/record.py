@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,18 +44,14 @@ def made_up_terminal(task_id: str, state: str) -> dict[str, Any]:
 
 
 class TaskRecord:
-    """Not safe for threads: its session guards it with one lock, held for data only.
+    """Not safe for threads: its session guards it with one lock, held for data only."""
 
-    `announced` turns a progress event into the streams that it announces.
-    """
-
-    def __init__(self, task_id: str, announced: Callable[[Mapping[str, Any]], Sequence[StreamRef]]) -> None:
+    def __init__(self, task_id: str) -> None:
         self.task_id = task_id
         self.state: str | None = None
         self.terminal: Entry | None = None
         self.artifacts: list[TaskEvent] = []
         self.streams: dict[str, StreamRef] = {}
-        self._announced = announced
         self._entries: list[Entry] = []
         self._next_number = 0
         self._forgotten_before = 0
@@ -80,9 +76,14 @@ class TaskRecord:
         self._append(_KINDS.get(raw["type"], "other"), event)
         if raw["type"] == "artifact" and isinstance(raw.get("artifactRef"), Mapping):
             self.artifacts.append(event)
-        elif raw["type"] == "progress":
-            self._note_streams(raw)
         return True
+
+    def add_stream(self, ref: StreamRef) -> None:
+        """A stream that the event just added announces; nothing when it is known."""
+        stream_id = ref.descriptor.stream_id
+        if stream_id not in self.streams:
+            self.streams[stream_id] = ref
+            self._append("stream", ref)
 
     def end(self, state: str) -> None:
         """Makes the terminal up, when the task is known to be over and its own terminal event is not at hand."""
@@ -127,13 +128,6 @@ class TaskRecord:
         self.state = event.state
         self.terminal = self._append("terminal", event)
         return True
-
-    def _note_streams(self, raw: Mapping[str, Any]) -> None:
-        for ref in self._announced(raw):
-            stream_id = ref.descriptor.stream_id
-            if stream_id not in self.streams:
-                self.streams[stream_id] = ref
-                self._append("stream", ref)
 
     def _append(self, kind: Kind, value: TaskEvent | StreamRef) -> Entry:
         entry = Entry(self._next_number, kind, value)

@@ -294,7 +294,7 @@ class TaskSession:
 
     def _register(self, interest: Interest, callback: Callable[[Any], object]) -> Callable[[], None]:
         self._inside.recall()
-        return self._inside.delivery.register(interest, callback)
+        return self._inside.register(interest, callback)
 
     def _over(self, here: bool) -> bool:
         known = self._record.terminal is not None

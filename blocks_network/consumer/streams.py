@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from blocks_network.errors import BlocksError
-from blocks_network.stream.descriptor import StreamDescriptor, descriptors_of
+from blocks_network.stream.descriptor import StreamDescriptor
 from blocks_network.stream.refs import StreamRef
 from blocks_network.transport.pubnub import PubNubKeys
 
@@ -32,7 +32,6 @@ class SessionStreams:
         self,
         *,
         task_id: str,
-        agent_name: str,
         owner_id: str,
         keys: PubNubKeys,
         terminal_state: Callable[[], str | None],
@@ -44,18 +43,14 @@ class SessionStreams:
     ) -> None:
         """Who reads, or waits for room, is let go once `ending` is set, with `wake`."""
         self._ending = ending
-        self._task_id, self._agent_name, self._owner_id, self._keys = task_id, agent_name, owner_id, keys
+        self._task_id, self._owner_id, self._keys = task_id, owner_id, keys
         self._terminal_state, self._opened_by_user, self._drained = terminal_state, opened, drained
         self._durable, self._renew = durable, renew
         self._lock = threading.Lock()
         self._pending: list[StreamClient] = []
         self._opened: list[StreamClient] = []
 
-    def announced(self, event: Mapping[str, Any]) -> list[StreamRef]:
-        """A ref for each usable stream that the event announces."""
-        return [self._ref(descriptor) for descriptor in descriptors_of(event, self._agent_name, self._task_id)]
-
-    def _ref(self, descriptor: StreamDescriptor) -> StreamRef:
+    def ref(self, descriptor: StreamDescriptor) -> StreamRef:
         """What only the consumer writes cannot be read again by it."""
         replayed = self._durable and descriptor.local_direction != "outbound"
         return StreamRef(
