@@ -10,7 +10,15 @@ from blocks_network.server.access.principal import Principal
 from blocks_network.server.api.errors import forbidden, unauthenticated
 from blocks_network.server.api.services import Services
 
-__all__ = ["API_KEY_INVALID", "bearer_of", "key_owner_of", "optional_principal_of", "principal_of", "principal_of_key"]
+__all__ = [
+    "API_KEY_INVALID",
+    "bearer_of",
+    "key_owner_of",
+    "optional_principal_of",
+    "principal_by",
+    "principal_of",
+    "principal_of_key",
+]
 
 API_KEY_INVALID = "API_KEY_INVALID"
 """Clients of the protocol end their process on this one, so it is said of API keys alone."""
@@ -18,9 +26,11 @@ API_KEY_INVALID = "API_KEY_INVALID"
 
 def bearer_of(request: Request) -> str | None:
     """The credential of the Authorization header, None when there is none of the kind Bearer."""
-    kind, _, credential = request.headers.get("authorization", "").strip().partition(" ")
-    credential = credential.strip()
-    return credential if kind.lower() == "bearer" and credential else None
+    for name, value in request.scope["headers"]:
+        if name == b"authorization":
+            kind, _, credential = value.decode("latin-1").strip().partition(" ")
+            return credential.strip() or None if kind.lower() == "bearer" else None
+    return None
 
 
 async def principal_of(request: Request, services: Services, *, scope: str | None = None) -> Principal:
@@ -28,11 +38,14 @@ async def principal_of(request: Request, services: Services, *, scope: str | Non
     credential = bearer_of(request)
     if credential is None:
         raise unauthenticated("this call needs an API key or an access token as its bearer")
+    return _in_scope(await principal_by(credential, services), scope)
+
+
+async def principal_by(credential: str, services: Services) -> Principal:
+    """Whoever an API key or an access token stands for. ApiRefusal 401."""
     if credential.startswith(KEY_PREFIX):
-        principal = await principal_of_key(credential, services)
-    else:
-        principal = await _principal_of_token(credential, services)
-    return _in_scope(principal, scope)
+        return await principal_of_key(credential, services)
+    return await _principal_of_token(credential, services)
 
 
 async def key_owner_of(request: Request, services: Services, *, scope: str | None = None) -> Principal:

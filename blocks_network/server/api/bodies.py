@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from blocks_network.server.api.errors import ApiRefusal, bad_request
 
@@ -23,15 +23,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise refusal
     chunks, size = [], 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > max_bytes:
-                raise refusal
-            chunks.append(chunk)
-    except ClientDisconnect as gone:
-        raise bad_request("the body did not arrive") from gone
-    return b"".join(chunks)
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise bad_request("the body did not arrive")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > max_bytes:
+            raise refusal
+        if not message.get("more_body"):
+            return b"".join(chunks)
 
 
 async def read_object(request: Request, max_bytes: int, *, optional: bool = False) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from blocks_network.server.access.principal import CONSUMER, Principal
-from blocks_network.server.api.bearer import bearer_of, principal_of
+from blocks_network.server.api.bearer import bearer_of, principal_by
 from blocks_network.server.api.bodies import read_object, read_objects
 from blocks_network.server.api.errors import ApiRefusal, json_answer, unauthenticated
 from blocks_network.server.api.observed import OPERATION, RPC_PATH
@@ -57,7 +57,8 @@ def routes(services: Services) -> list[Route]:
     most = services.limits.body_bytes
 
     async def rpc(request: Request) -> Response:
-        principal = None if bearer_of(request) is None else await principal_of(request, services)
+        credential = bearer_of(request)
+        principal = None if credential is None else await principal_by(credential, services)
         try:
             said = await (_read_anonymous(request) if principal is None else read_objects(request, most))
         except ApiRefusal as refusal:

@@ -19,7 +19,7 @@ import msgspec
 from blocks_network.server.access.keysets import Keyset
 from blocks_network.server.bus import BusFull, Draft
 from blocks_network.server.gateway.jsontext import is_utf8
-from blocks_network.server.gateway.reply import JSON, Refusal, Reply, bad_request, json_reply
+from blocks_network.server.gateway.reply import JSON, Refusal, Reply, bad_request
 from blocks_network.server.gateway.request import Request
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Body(msgspec.Struct):
     messages: list[Item]
 
 
-_decode = msgspec.json.Decoder(Body).decode
+_decode, _encode = msgspec.json.Decoder(Body).decode, msgspec.json.encode
 
 STREAM_ANSWER = 403
 """The protocol's status for an answer to a set-up, good or bad."""
@@ -86,7 +86,7 @@ class Batches:
                 if answered.status not in (200, STREAM_ANSWER):  # what follows on its channel must not overtake it
                     broken.add(item.channel)
         await self._commit(taken, results)
-        return json_reply({"results": results}, content_type=JSON)
+        return Reply(200, _encode({"results": results}), JSON)
 
     def _read(self, body: bytes) -> list[Item]:
         try:
