@@ -95,10 +95,7 @@ class SessionStreams:
 
         return StreamClient.from_descriptor(
             descriptor,
-            subscribe_key=self._keys.subscribe_key,
-            publish_key=self._keys.publish_key,
-            origin=self._keys.origin,
-            ssl=self._keys.ssl,
+            keys=self._keys,
             reorder_timeout_ms=reorder_timeout_ms,
             consumer_user_id=self._owner_id or None,
             durable=self._durable,

@@ -140,6 +140,9 @@ class Pushed(Polled):
 
     def _next_line(self, cursor: int, region: str | None) -> Any:
         """None when they always end at once."""
+        if self._had_news:
+            self._had_news = False
+            time.sleep(GIVE_WAY_S)
         line = self._handler.next_line()
         if line is None:
             if self._ends_at_once():
@@ -149,7 +152,8 @@ class Pushed(Polled):
             self._opened_at = time.monotonic()
         else:
             answer, self._offs = json.loads(line), 0
-        self._bore_fruit = self._bore_fruit or _has_news(answer)
+        self._had_news = _has_news(answer)
+        self._bore_fruit = self._bore_fruit or self._had_news
         return answer
 
     def _ends_at_once(self) -> bool:
