@@ -67,7 +67,10 @@ class Gathering:
 
     @staticmethod
     def together(caller: Caller, path: str, envelopes: Sequence[Mapping[str, Any]]) -> list[Answer | None]:
-        """The answers to calls of one thread, in as few requests as they fit into; None for one to be made alone."""
+        """The answers to calls of one thread, in as few requests as they fit into; None for one to be made alone.
+
+        That the network has no time now is an answer: whoever has so many calls makes them again together.
+        """
         calls = deque(map(_Call, envelopes))
         answers: list[Answer | None] = []
         while calls:
@@ -76,7 +79,7 @@ class Gathering:
             while calls and len(batch) < CALLS_MAX and size + calls[0].size <= TEXT_MAX_CHARS:
                 batch.append(calls.popleft())
                 size += batch[-1].size
-            _exchange(caller, path, batch)
+            _exchange(caller, path, batch, any_answer=True)
             answers += [call.answer for call in batch]
         return answers
 
@@ -137,14 +140,14 @@ class Gathering:
             self._under_way -= 1
 
 
-def _exchange(caller: Caller, path: str, batch: list[_Call]) -> None:
+def _exchange(caller: Caller, path: str, batch: list[_Call], *, any_answer: bool = False) -> None:
     if len(batch) == 1:
         batch[0].answer = caller.call("POST", path, batch[0].envelope, repeatable=True)
         return
     answer = caller.call("POST", path, [call.envelope for call in batch], repeatable=True)
     if not (answer.ok and isinstance(answer.body, list)):
         return  # each is made alone, and learns for itself what is wrong
-    by_id = {said.get("id"): said for said in answer.body if isinstance(said, dict) and _is_final(said)}
+    by_id = {said.get("id"): said for said in answer.body if isinstance(said, dict) and (any_answer or _is_final(said))}
     for call in batch:
         said = by_id.get(call.envelope["id"])
         if said is not None:
@@ -160,4 +163,5 @@ def _is_final(said: Mapping[str, Any]) -> bool:
 def _size_of(envelope: Mapping[str, Any]) -> int:
     """About how long it is as text: what makes a call large are the texts of its parts."""
     parts = envelope["params"].get("requestParts") or ()
-    return 1_000 + sum(len(part.get("text") or "") for part in parts if isinstance(part, Mapping))
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    return 1_000 + sum(len(text) for text in texts if isinstance(text, str))

@@ -124,8 +124,14 @@ def send_messages(
     if gathering is None or len(messages) == 1:
         return [_outcome(lambda params=params: send_message(caller, params)) for params in messages]  # type: ignore[misc]
     envelopes = [_envelope("SendMessage", params) for params in messages]
+
+    def exchange() -> list[Answer | None]:
+        return _tried(lambda: Gathering.together(caller, PATH, envelopes), "SendMessage", repeatable=True)
+
     try:
-        answers = _tried(lambda: Gathering.together(caller, PATH, envelopes), "SendMessage", repeatable=True)
+        answers = exchange()
+        if any(map(_is_outdated, answers)) and caller.auth is not None and caller.auth.on_auth_failure():
+            answers = exchange()
     except BlocksError as fault:
         return [fault] * len(messages)
 
@@ -139,6 +145,11 @@ def send_messages(
     ]
 
 
+def _is_outdated(answer: Answer | None) -> bool:
+    """The platform had let the bearer in, but found the identity in it out of date."""
+    return answer is not None and error_code(_error_of(answer)) in EMBEDDED_JWT_CODES
+
+
 def _outcome(send: Callable[[], SentTask]) -> SentTask | BlocksError:
     try:
         return send()
@@ -150,7 +161,7 @@ def _sent_task(result: Mapping[str, Any]) -> SentTask:
     task_id = result.get("taskId")
     if not isinstance(task_id, str) or not task_id:
         raise RpcError("the network's answer to SendMessage names no task")
-    blocks = (result.get("extensions") or {}).get("blocks") or {}
+    blocks = _object(_object(result.get("extensions")).get("blocks"))
     cursor = blocks.get("cursor")
     return SentTask(
         task_id=task_id,
@@ -159,12 +170,16 @@ def _sent_task(result: Mapping[str, Any]) -> SentTask:
         queued=bool(result.get("queued")),
         push_config_id=result.get("pushConfigId"),
         read_token=blocks.get("readToken"),
-        status_channel=(blocks.get("streamChannels") or {}).get("status"),
+        status_channel=_object(blocks.get("streamChannels")).get("status"),
         subscribe_key=blocks.get("subscribeKey"),
         publish_key=blocks.get("publishKey"),
         cursor=int(cursor) if isinstance(cursor, str) and cursor.isdigit() else None,
         session_group=blocks.get("sessionGroup"),
     )
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def get_task(caller: Caller, task_id: str, *, anonymous: bool = False) -> TaskInfo:

@@ -237,8 +237,7 @@ class TaskClient:
         def message(request: Any) -> SendMessageParams:
             return SendMessageParams(agent_name=agent_name, request_parts=one_request(request), **params)
 
-        sender, later = self._sender(), self._link.callbacks.later
-        mapped = Mapped(sender, message, later, inputs, concurrency=concurrency, retries=retries, timeout_s=timeout)
+        mapped = Mapped(self._sender(), message, inputs, concurrency=concurrency, retries=retries, timeout_s=timeout)
         return iter(mapped)
 
     def connect(

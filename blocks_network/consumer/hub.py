@@ -102,7 +102,11 @@ class Hub:
                 self._joining -= 1
                 self._note_leaving()
         if lost:
-            reader.resync()
+            try:
+                reader.resync()
+            except BaseException:
+                self.leave(place)
+                raise
         return place
 
     def _take_place(self, place: Place, cursor: int) -> bool:

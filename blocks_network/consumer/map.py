@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,6 +29,7 @@ from blocks_network.errors import (
     TransportError,
     WaitTimeoutError,
 )
+from blocks_network.wire.rpc import BUSY_CODES
 
 __all__ = ["AHEAD", "Mapped", "Patience", "check_mapping"]
 
@@ -37,9 +40,7 @@ AHEAD = 2
 HELPERS = 32
 BATCH_MAX = 16
 """Messages in one request: more would make the agent wait for the first of them."""
-LOOK_S = 5.0
-"""How late it may be noticed that a task has taken too long."""
-_NO_ROOM = frozenset({"BacklogFull", "NetworkBusy"})
+_NO_ROOM = frozenset({"BacklogFull", *BUSY_CODES})
 _HTTP_LATER = frozenset({0, 429, 502, 503, 504})
 
 
@@ -48,8 +49,10 @@ class _Place:
 
     __slots__ = ("deadline_s", "message", "outcome", "patience", "session", "slow")
 
-    def __init__(self, message: SendMessageParams, patience: Patience) -> None:
-        self.message, self.patience = message, patience
+    def __init__(self, message: SendMessageParams) -> None:
+        self.message = message
+        self.patience: Patience | None = None
+        """From its first attempt on."""
         self.outcome: TaskResult | BaseException | None = None
         self.session: TaskSession | None = None
         """While its task runs, or is not known to have ended."""
@@ -61,42 +64,52 @@ class _Place:
 class Mapped:
     """One iteration over `inputs`, from the first result asked for to the end.
 
-    One thread owns the places, and is told what happens to them: an input is there, a session is over. It sends as many
-    as there is room for in one request; where the network takes no more than one, and for messages with files, helpers
-    send. Nobody waits for a single task, so `concurrency` costs no threads.
+    One thread owns the places, and is told what happens to them: an input is there, messages are sent, a session is
+    over, it is time. It never waits for anything else. Helpers send, one of them as many as there is room for in one
+    request; where the network takes no more than one, and for messages with files, there are more of them. Nobody waits
+    for a single task, so `concurrency` costs no threads.
     """
 
     def __init__(
         self,
         sender: Sender,
         message: Callable[[Any], SendMessageParams],
-        later: Callable[[float, Callable[[], None]], object],
         inputs: Iterable[Any],
         *,
         concurrency: int,
         retries: int,
         timeout_s: float | None,
     ) -> None:
-        """`message` makes one of an input; `later(delay_s, call)` is a timer."""
-        self._sender, self._message, self._later, self._inputs = sender, message, later, inputs
+        """`message` makes one of an input."""
+        self._sender, self._message, self._inputs = sender, message, inputs
         self._concurrency, self._retries, self._timeout_s = concurrency, retries, timeout_s
         self._events: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         """What happened, as what the thread has to do about it; None: the iteration is over."""
+        self._outbox: SimpleQueue[list[_Place] | None] = SimpleQueue()
         self._told = threading.Condition()
         self._awaited: _Place | None = None
         """The one whose outcome the iteration waits for."""
+        self._broken: BaseException | None = None
+        """Why the thread has ended by itself."""
+        self._over = False
         # the thread's own
         self._ready: deque[_Place] = deque()
         self._running: dict[_Place, None] = {}
         """Being sent, or sent and not settled."""
-        self._watching = False
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._helpers = self._sending = 0
+        self._gathers = False
+        """Several are being sent at once."""
+        self._looks = False
+        """It will be looked whose time is over."""
 
     def __iter__(self) -> Iterator[TaskResult | BlocksError]:
         """Failures are values; what is no BlocksError (a part of the wrong type, say) is raised."""
         waiting: deque[_Place] = deque()
         inputs = iter(self._inputs)
-        threading.Thread(target=self._run, name="blocks-map", daemon=True).start()
         try:
+            threading.Thread(target=self._run, name="blocks-map", daemon=True).start()
             more = True
             while more or waiting:
                 while more and len(waiting) < self._concurrency * AHEAD:
@@ -112,22 +125,22 @@ class Mapped:
             self._events.put(None)
 
     def _place_for(self, item: Any) -> _Place:
-        patience = Patience(self._retries, self._timeout_s)
         try:
-            place = _Place(self._message(item), patience)
+            place = _Place(self._message(item))
         except Exception as fault:  # noqa: BLE001 - raised in its turn: the outcomes before it come first
-            place = _Place(SendMessageParams(request_parts=()), patience)
+            place = _Place(SendMessageParams(request_parts=()))
             place.outcome = fault
         else:
             self._events.put(partial(self._ready.append, place))
         return place
 
     def _outcome_of(self, place: _Place) -> TaskResult | BlocksError:
+        self._sender.check_process()
         with self._told:
             self._awaited = place
-            self._told.wait_for(lambda: place.outcome is not None)
+            self._told.wait_for(lambda: place.outcome is not None or self._broken is not None)
             self._awaited = None
-        outcome = place.outcome
+            outcome = place.outcome if place.outcome is not None else self._broken
         assert outcome is not None
         # whose inputs these are is to end, and with it the iteration; what is no fault of ours is the caller's
         if isinstance(outcome, TaskEndingError) or not isinstance(outcome, (TaskResult, BlocksError)):
@@ -137,49 +150,88 @@ class Mapped:
     # --- the thread
 
     def _run(self) -> None:
-        helpers = ThreadPoolExecutor(min(self._concurrency, HELPERS), thread_name_prefix="blocks-map-helper")
         try:
-            while self._digest(wait=not self._has_room()):
-                taken = self._take()
-                if not taken:
-                    continue
-                if self._sender.together and not taken[0].slow:
-                    self._send(taken)()
-                else:
-                    helpers.submit(self._send_apart, taken)
+            while self._digest():
+                self._give_out()
+        except BaseException as fault:  # noqa: BLE001 - the thread's edge: whoever iterates gets it
+            with self._told:
+                self._broken = fault
+                self._told.notify()
         finally:
-            helpers.shutdown(wait=False, cancel_futures=True)
+            with self._told:
+                self._over = True  # what is sent from here on its helper lets go
+            for _ in range(self._helpers):
+                self._outbox.put(None)
+            with contextlib.suppress(Empty):
+                while True:
+                    (self._events.get_nowait() or _nothing)()
             for place in self._running:
                 if place.session is not None:  # the tasks themselves go on
                     place.session.close()
 
-    def _digest(self, *, wait: bool) -> bool:
-        """Does what is due. False at the end."""
+    def _digest(self) -> bool:
+        """Waits for something to do, and does all there is. False at the end."""
+        wait = True
         while True:
             try:
-                event = self._events.get(wait)
+                event = self._events.get(wait, self._pause_s() if wait else None)
             except Empty:
+                self._do_what_is_due()
                 return True
             if event is None:
                 return False
             event()
             wait = False
 
-    def _has_room(self) -> bool:
-        return bool(self._ready) and len(self._running) < self._concurrency
+    def _pause_s(self) -> float | None:
+        return max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
+
+    def _do_what_is_due(self) -> None:
+        while self._due and self._due[0][0] <= time.monotonic():
+            heapq.heappop(self._due)[2]()
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._numbers), call))
+
+    # --- sending
+
+    def _give_out(self) -> None:
+        while taken := self._take():
+            self._sending += 1
+            if self._sending > self._helpers:
+                self._helpers += 1
+                threading.Thread(target=self._help, name=f"blocks-map-{self._helpers}", daemon=True).start()
+            self._outbox.put(taken)
 
     def _take(self) -> list[_Place]:
-        """What is sent now."""
+        """What one helper sends now."""
         taken: list[_Place] = []
-        while self._has_room() and len(taken) < (BATCH_MAX if self._sender.together else 1):
-            if taken and (taken[0].slow or self._ready[0].slow):
+        most = BATCH_MAX if self._sender.together else 1
+        while self._ready and len(self._running) < self._concurrency and len(taken) < most:
+            place = self._ready[0]
+            if self._sending >= HELPERS or (taken and (taken[0].slow or place.slow)):
+                break
+            if self._gathers and not place.slow:
                 break
             taken.append(self._ready.popleft())
-            self._running[taken[-1]] = None
+            self._running[place] = None
+            place.patience = place.patience or Patience(self._retries, self._timeout_s)
+        if taken and self._sender.together and not taken[0].slow:
+            self._gathers = True
         return taken
 
-    def _send(self, taken: list[_Place]) -> Callable[[], None]:
-        """On a helper, or on the thread. Returns what the thread has to do about it."""
+    def _help(self) -> None:
+        while (taken := self._outbox.get()) is not None:
+            outcomes = self._send(taken)
+            with self._told:
+                if not self._over:
+                    self._events.put(partial(self._sent, taken, outcomes))
+                    continue
+            for outcome in outcomes.values():
+                if not isinstance(outcome, BaseException):
+                    outcome.close()
+
+    def _send(self, taken: list[_Place]) -> dict[_Place, TaskSession | BaseException]:
         outcomes: dict[_Place, TaskSession | BaseException] = {}
         messages: dict[_Place, Mapping[str, Any]] = {}
         for place in taken:
@@ -190,14 +242,20 @@ class Mapped:
         try:
             sent = self._sender.send_all([(place.message, wire) for place, wire in messages.items()])
             outcomes |= zip(messages, sent, strict=True)
-        except Exception as fault:  # noqa: BLE001 - the same
-            outcomes |= dict.fromkeys(messages, fault)
-        return partial(self._sent, outcomes)
+        except Exception as fault:  # noqa: BLE001 - one of them cannot be sent: the others can, and are no second task
+            for place, wire in messages.items():
+                try:
+                    outcomes[place] = fault if len(messages) == 1 else self._sender.send_all([(place.message, wire)])[0]
+                except Exception as own:  # noqa: BLE001 - the same
+                    outcomes[place] = own
+        return outcomes
 
-    def _send_apart(self, taken: list[_Place]) -> None:
-        self._events.put(self._send(taken))
+    # --- what became of it
 
-    def _sent(self, outcomes: Mapping[_Place, TaskSession | BaseException]) -> None:
+    def _sent(self, taken: list[_Place], outcomes: Mapping[_Place, TaskSession | BaseException]) -> None:
+        self._sending -= 1
+        if not taken[0].slow:
+            self._gathers = False
         for place, outcome in outcomes.items():
             if isinstance(outcome, BaseException):
                 self._failed(place, outcome)
@@ -208,27 +266,28 @@ class Mapped:
         place.session = session
         if self._timeout_s is not None:
             place.deadline_s = time.monotonic() + self._timeout_s
-            self._watch()
-        session.inside.when_over(partial(self._events.put, partial(self._settle, place)))
-
-    def _watch(self) -> None:
-        """Looks now and then whether somebody's time is over."""
-        if self._timeout_s is not None and self._running and not self._watching:
-            self._watching = True
-            self._later(min(self._timeout_s, LOOK_S), partial(self._events.put, self._look))
+            if not self._looks:
+                self._looks = True
+                self._later(self._timeout_s, self._look)
+        session.inside.when_over(partial(self._events.put, partial(self._settle, place, session)))
 
     def _look(self) -> None:
-        self._watching = False
+        """Whose time is over, and when the next one's will be."""
         now_s = time.monotonic()
+        self._looks = False
         for place in [place for place in self._running if place.deadline_s <= now_s]:
-            self._settle(place)
-        self._watch()
+            if place.session is not None:
+                self._settle(place, place.session)
+        next_s = min((place.deadline_s for place in self._running), default=math.inf)
+        if next_s < math.inf:
+            self._looks = True
+            self._later(max(0.0, next_s - now_s), self._look)
 
-    def _settle(self, place: _Place) -> None:
+    def _settle(self, place: _Place, session: TaskSession) -> None:
         """Its task has ended, cannot be followed any more, or its time is over."""
-        session, place.session = place.session, None
-        if session is None:  # both has happened
+        if place.session is not session:  # both has happened
             return
+        place.session = None
         try:
             result = _result_of(session, self._timeout_s)
         except Exception as fault:  # noqa: BLE001 - whoever iterates gets it, in its turn
@@ -239,13 +298,19 @@ class Mapped:
             session.close()
 
     def _failed(self, place: _Place, fault: BaseException) -> None:
-        pause_s = place.patience.pause_after(fault) if isinstance(fault, BlocksError) else None
+        pause_s = None
+        if isinstance(fault, BlocksError) and place.patience is not None:
+            pause_s = place.patience.pause_after(fault)
         if pause_s is None:
             self._conclude(place, fault)
             return
+        over = self._sender.over()
+        if over is not None:
+            self._conclude(place, over)
+            return
         del self._running[place]
         place.deadline_s = math.inf
-        self._later(pause_s, partial(self._events.put, partial(self._ready.append, place)))
+        self._later(pause_s, partial(self._ready.append, place))
 
     def _conclude(self, place: _Place, outcome: TaskResult | BaseException) -> None:
         del self._running[place]
@@ -253,6 +318,9 @@ class Mapped:
             place.outcome = outcome
             if self._awaited is place:
                 self._told.notify()
+
+
+def _nothing() -> None: ...
 
 
 def _result_of(session: TaskSession, timeout_s: float | None) -> TaskResult:

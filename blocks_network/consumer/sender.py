@@ -15,7 +15,7 @@ from blocks_network.consumer.params import SendMessageParams
 from blocks_network.consumer.parts import parts_to_wire
 from blocks_network.consumer.session import TaskSession
 from blocks_network.consumer.uploads import MessageUploads
-from blocks_network.errors import BlocksError, ConfigurationError
+from blocks_network.errors import BlocksError, ConfigurationError, SessionClosedError
 from blocks_network.transport.pubnub import PubNubKeys
 
 __all__ = ["Sender"]
@@ -42,6 +42,16 @@ class Sender:
     def together(self) -> bool:
         """Whether the network takes several messages in one request."""
         return self._link.gathering is not None
+
+    def over(self) -> BlocksError | None:
+        """Why nothing should be sent any more."""
+        if self._link.destroyed:
+            return SessionClosedError("this client was destroyed", hint="make another one")
+        return self._link.over()
+
+    def check_process(self) -> None:
+        """SessionClosedError in a forked child."""
+        self._link.check_process()
 
     def send(self, message: SendMessageParams) -> TaskSession:
         wire = self.prepare(message)
@@ -76,7 +86,10 @@ class Sender:
     def send_all(
         self, messages: Sequence[tuple[SendMessageParams, Mapping[str, Any]]]
     ) -> list[TaskSession | BlocksError]:
-        """Messages, each with what `prepare` made of it; what became of each, in order."""
+        """What became of messages, each given with what `prepare` made of it. When it is over, nothing is sent."""
+        over = self.over()
+        if over is not None or not messages:
+            return [over] * len(messages) if over is not None else []
         try:
             caller = self._link.ready_caller()
         except BlocksError as fault:

@@ -12,6 +12,7 @@ import pytest
 
 from blocks_network import BlocksError, TaskClient, file_part, text_part
 from blocks_network.consumer.result import TaskResult
+from blocks_network.consumer.sender import Sender
 from blocks_network.errors import SessionClosedError, WaitTimeoutError
 from blocks_network.server.config import NodeConfig
 from blocks_network.server.features import FEATURES
@@ -161,3 +162,71 @@ def test_a_session_is_freed_when_nobody_holds_it(blocks: Network) -> None:
         assert [reference() for reference in kept] == [None] * 3
     finally:
         gc.enable()
+
+
+def test_an_input_that_cannot_be_sent_spoils_none_that_go_with_it(somewhere: Network) -> None:
+    somewhere.agent(echo, name="neighbours", concurrency=4)
+    client = somewhere.client()
+    no_text: dict[str, Any] = {"partId": "request", "text": 5}
+    outcomes = list(client.map("neighbours", ["a", "b", no_text, "c"], concurrency=4))
+    assert [told(outcome) for outcome in outcomes] == ["a", "b", "RpcError", "c"]
+    no_json: dict[str, Any] = {"partId": "request", "text": "x", "metadata": {1, 2}}
+    for concurrency in (1, 4):
+        mapped = client.map("neighbours", ["a", "b", no_json, "c"], concurrency=concurrency)
+        assert [told(next(mapped)), told(next(mapped))] == ["a", "b"]
+        with pytest.raises(TypeError, match="JSON"):
+            next(mapped)
+
+
+def test_what_is_sent_when_the_iteration_is_given_up_is_not_followed(
+    somewhere: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages are on their way at that moment, and their sessions come later."""
+    somewhere.agent(echo, name="given_up", concurrency=4)
+    client = somewhere.client()
+    client.run("given_up", "warm")
+    sending, go_on, sent = threading.Event(), threading.Event(), threading.Event()
+    send_all = Sender.send_all
+
+    def late(sender: Sender, messages: Any) -> Any:
+        if not messages or messages[0][0].request_parts[0].text == "first":
+            return send_all(sender, messages)
+        sending.set()
+        assert go_on.wait(WAIT_S)
+        sessions = send_all(sender, messages)
+        followed.extend(sessions)
+        sent.set()
+        return sessions
+
+    followed: list[Any] = []
+    monkeypatch.setattr(Sender, "send_all", late)
+    outcomes: Any = client.map("given_up", ["first", "x", "y"], concurrency=1)
+    assert told(next(outcomes)) == "first"
+    assert sending.wait(WAIT_S)
+    outcomes.close()
+    go_on.set()
+    assert sent.wait(WAIT_S)
+    for thread in threading.enumerate():
+        if thread.name.startswith("blocks-map"):
+            thread.join(WAIT_S)
+    assert [session.inside.closed for session in followed] == [True]
+
+
+def test_a_destroyed_client_sends_no_more_inputs(blocks: Network) -> None:
+    ran: list[str] = []
+
+    def note(task: Any) -> None:
+        ran.append(str(task.request_parts[0].text))
+
+    blocks.agent(note, name="no_more")
+    client = blocks.client()
+
+    def inputs() -> Iterator[str]:
+        yield "first"
+        client.destroy()
+        for number in range(50):
+            yield str(number)
+
+    outcomes = [told(outcome) for outcome in client.map("no_more", inputs(), concurrency=1)]
+    assert set(outcomes[1:]) == {"SessionClosedError"}
+    assert set(ran) <= {"first"}
