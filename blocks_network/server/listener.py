@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -231,8 +231,8 @@ class _Answering:
         cycle = self._cycle
         if self._nobody_reads() or cycle.response_started or cycle.flow.write_paused:
             return False
-        if cycle.scope["method"] == "HEAD" or not cycle.keep_alive:  # who wants it to end may not know chunks either
-            return False
+        if cycle.scope["method"] == "HEAD" or not cycle.keep_alive or _is_last(cycle.scope["headers"]):
+            return False  # who wants the connection to end may not know chunks either
         cycle.response_started = cycle.chunked_encoding = True
         self._corked.write_through(
             b"%b%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (STATUS_LINE[status], head, len(piece), piece)
@@ -266,6 +266,11 @@ class _Answering:
         if not cycle.keep_alive:
             self._corked.close()
         cycle.on_response()
+
+
+def _is_last(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the client says so of its request: not every version of uvicorn looks."""
+    return any(name == b"connection" and b"close" in value.lower() for name, value in headers)
 
 
 class Listener:
