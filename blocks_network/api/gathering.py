@@ -74,11 +74,7 @@ class Gathering:
         calls = deque(map(_Call, envelopes))
         answers: list[Answer | None] = []
         while calls:
-            batch = [calls.popleft()]
-            size = batch[0].size
-            while calls and len(batch) < CALLS_MAX and size + calls[0].size <= TEXT_MAX_CHARS:
-                batch.append(calls.popleft())
-                size += batch[-1].size
+            batch = _packed(calls.popleft(), calls)
             _exchange(caller, path, batch, any_answer=True)
             answers += [call.answer for call in batch]
         return answers
@@ -106,11 +102,12 @@ class Gathering:
     def _lead(self, mine: _Call, caller: Caller, path: str) -> None:
         """Sends one's own call with what has gathered."""
         with self._lock:
-            others = self._take(mine.size)
+            batch = _packed(mine, self._waiting)
+        others = batch[1:]
         try:
-            _exchange(caller, path, [mine, *others])
+            _exchange(caller, path, batch)
         except BlocksError as fault:
-            for call in (mine, *others):
+            for call in batch:
                 call.fault = fault
         except BaseException:
             for call in others:
@@ -122,14 +119,6 @@ class Gathering:
             for call in others:
                 call.turn.release()
 
-    def _take(self, size: int) -> list[_Call]:
-        """With the lock held: what goes with a call of that size."""
-        others: list[_Call] = []
-        while self._waiting and len(others) < CALLS_MAX - 1 and size + self._waiting[0].size <= TEXT_MAX_CHARS:
-            others.append(self._waiting.popleft())
-            size += others[-1].size
-        return others
-
     def _pass_on(self) -> None:
         """With the lock held. The next one in line leads; without one there is a request less."""
         if self._waiting:
@@ -138,6 +127,15 @@ class Gathering:
             call.turn.release()
         else:
             self._under_way -= 1
+
+
+def _packed(first: _Call, waiting: deque[_Call]) -> list[_Call]:
+    """The first, and those that fit into a request with it, taken from what waits."""
+    batch, size = [first], first.size
+    while waiting and len(batch) < CALLS_MAX and size + waiting[0].size <= TEXT_MAX_CHARS:
+        batch.append(waiting.popleft())
+        size += batch[-1].size
+    return batch
 
 
 def _exchange(caller: Caller, path: str, batch: list[_Call], *, any_answer: bool = False) -> None:

@@ -234,13 +234,10 @@ def _settled(
     """What an answer says; without one the call is made, alone."""
     if answer is None:
         answer = _sent(caller, envelope, method, anonymous)
-    error = _error_of(answer)
     provider = None if anonymous else caller.auth
-    outdated = error_code(error) in EMBEDDED_JWT_CODES
-    if outdated and provider is not None and provider.on_auth_failure():
-        # the platform had let the bearer in, but found the identity in it out of date
+    if _is_outdated(answer) and provider is not None and provider.on_auth_failure():
         answer = _sent(caller, envelope, method, anonymous)
-        error = _error_of(answer)
+    error = _error_of(answer)
     if error is not None:
         raise _rpc_error(error, answer, task_id, agent_name)
     result = answer.body.get("result") if isinstance(answer.body, dict) else None

@@ -14,7 +14,7 @@ from pubnub.endpoints.pubsub.subscribe import Subscribe
 from pubnub.pubnub import PubNub
 
 from blocks_network.backoff import Backoff
-from blocks_network.errors import AccessDeniedError, TransportError
+from blocks_network.errors import TransportError
 from blocks_network.transport.faults import Interruption, TimedOut
 from blocks_network.transport.http import POOL
 from blocks_network.transport.pubnub import PooledRequestHandler, call, client_of
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 FEATURE = "subscribe-stream"
 GIVE_WAY_S = 0.00015
-"""After a delivery, before the next poll: the threads that now have something to do get the interpreter first. Making a
-poll takes about as long as what they do, and their peers wait for that."""
+"""After a delivery, before more is read: the threads that now have something to do get the interpreter first. Making a
+poll, or reading a line that is there already, takes about as long as what they do, and their peers wait for that."""
 FIRST_LINE_S = 4.0
 """The network sends the first line at once. Something on the way gathers answers when it has not come by then."""
 FRUITLESS_S, FRUITLESS_MAX = 1.0, 5
@@ -54,9 +54,7 @@ class Polled:
         """`interruption` breaks off a request that waits."""
         self._interruption = interruption
         self._channels, self._groups, self._filter = list(channels), list(groups), filter_expression
-        handler = PooledRequestHandler(client)
-        handler.interruption = interruption
-        self._client = _with_handler(client, handler)
+        self._client = _with_handler(client, PooledRequestHandler(client, interruption))
         self._had_news = False
 
     def set_token(self, token: str) -> None:
@@ -65,11 +63,15 @@ class Polled:
 
     def next(self, cursor: int, region: str | None) -> Any:
         """The next answer above the cursor, parsed. TransportError, AccessDeniedError, or ValueError for no JSON."""
-        if self._had_news:
-            time.sleep(GIVE_WAY_S)
+        self._give_way()
         answer = call(self._endpoint(Subscribe, self._client, cursor, region))
         self._had_news = _has_news(answer)
         return answer
+
+    def _give_way(self) -> None:
+        if self._had_news:
+            self._had_news = False
+            time.sleep(GIVE_WAY_S)
 
     def give_up(self) -> None:
         """Breaks off what is waited for: TransportError there. Any thread."""
@@ -115,8 +117,6 @@ class Pushed(Polled):
         if time.monotonic() >= self._off_until:
             try:
                 answer = self._next_line(cursor, region)
-            except AccessDeniedError:
-                raise
             except TimedOut:
                 if self._handler.began:
                     raise
@@ -140,9 +140,7 @@ class Pushed(Polled):
 
     def _next_line(self, cursor: int, region: str | None) -> Any:
         """None when they always end at once."""
-        if self._had_news:
-            self._had_news = False
-            time.sleep(GIVE_WAY_S)
+        self._give_way()
         line = self._handler.next_line()
         if line is None:
             if self._ends_at_once():
@@ -185,8 +183,7 @@ class _LinesHandler(PooledRequestHandler):
     """Under a request of the library: its answer is the first line, the others follow by `next_line`."""
 
     def __init__(self, client: PubNub, interruption: Interruption) -> None:
-        super().__init__(client)
-        self.interruption = interruption
+        super().__init__(client, interruption)
         self.status, self.began = 0, False
         """Of the last answer: what it said, and whether its first line came."""
         self._open = ExitStack()
@@ -214,7 +211,7 @@ class _LinesHandler(PooledRequestHandler):
                 headers=headers,
                 connect_timeout_s=options.connect_timeout,
                 read_timeout_s=FIRST_LINE_S,
-                interruption=self.interruption,
+                interruption=self._interruption,
             )
         )
         self.status = answer.status_code

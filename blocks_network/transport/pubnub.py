@@ -102,9 +102,9 @@ class PooledRequestHandler(BaseRequestHandler):  # type: ignore[misc]
     Uploads through the library (`send_file`) go to its own handler: they are multipart, and rare.
     """
 
-    def __init__(self, pubnub: PubNub) -> None:
-        self._pubnub = pubnub
-        self.interruption: Interruption | None = None
+    def __init__(self, pubnub: PubNub, interruption: Interruption | None = None) -> None:
+        """`interruption` breaks off a request that waits."""
+        self._pubnub, self._interruption = pubnub, interruption
 
     def sync_request(self, platform_options: Any, endpoint_call_options: Any) -> Envelope:
         if endpoint_call_options.files is not None:
@@ -171,7 +171,7 @@ class PooledRequestHandler(BaseRequestHandler):  # type: ignore[misc]
             connect_timeout_s=options.connect_timeout,
             read_timeout_s=options.request_timeout,
             follow_redirects=options.allow_redirects,
-            interruption=self.interruption,
+            interruption=self._interruption,
         )
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from gateway_harness import GatewayNode
+from gateway_harness import GatewayNode, NodeOf
 from javascript_client import Node
 from talkers import AsyncTalker, SyncTalker, Talker, TalkerFactory
 
@@ -23,11 +23,15 @@ from talkers import AsyncTalker, SyncTalker, Talker, TalkerFactory
 @pytest.fixture
 def gateway_node() -> Iterator[GatewayNode]:
     """A fresh gateway in memory; it and its clients are closed when the test ends."""
-    node = GatewayNode().start()
-    try:
+    with GatewayNode() as node:
         yield node
-    finally:
-        node.stop()
+
+
+@pytest.fixture
+def node_of() -> Iterator[NodeOf]:
+    """Makes gateways with limits of their own."""
+    with ExitStack() as ends:
+        yield lambda limits: ends.enter_context(GatewayNode(limits))
 
 
 @pytest.fixture(params=[SyncTalker, AsyncTalker], ids=["sync", "asyncio"])

@@ -33,7 +33,7 @@ from blocks_network.server.limits import Limits
 from blocks_network.server.listener import Listener, bind
 from blocks_network.server.presence.embedded import EmbeddedPresence
 
-__all__ = ["DEADLINE_S", "Ear", "GatewayNode", "listen"]
+__all__ = ["DEADLINE_S", "Ear", "GatewayNode", "NodeOf", "listen"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,12 @@ class GatewayNode:
         if self._fault is not None:
             raise self._fault
         return self
+
+    def __enter__(self) -> GatewayNode:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def stop(self) -> None:
         """Clients first, so that none of them tries to come back. May be repeated."""
@@ -254,3 +260,7 @@ def listen(client: PubNub, channels: Iterable[str] = (), groups: Iterable[str] =
     builder.execute()
     ear.wait_connected()
     return ear
+
+
+NodeOf = Callable[[Limits], GatewayNode]
+"""Starts a gateway with these limits, for as long as the test runs."""

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from gateway_harness import DEADLINE_S, GatewayNode, listen
+from gateway_harness import DEADLINE_S, GatewayNode, NodeOf, listen
 
 from blocks_network.errors import ConfigurationError
 from blocks_network.server.access.authorizer import Bits
@@ -25,20 +25,6 @@ from blocks_network.server.gateway.reply import Refusal
 from blocks_network.server.limits import Limits
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "limits.md"
-NodeOf = Callable[[Limits], GatewayNode]
-
-
-@pytest.fixture
-def node_of() -> Iterator[NodeOf]:
-    nodes: list[GatewayNode] = []
-
-    def start(limits: Limits) -> GatewayNode:
-        nodes.append(GatewayNode(limits).start())
-        return nodes[-1]
-
-    yield start
-    for node in nodes:
-        node.stop()
 
 
 def ask(node: GatewayNode, path: str, *, method: str = "GET", **options: Any) -> httpx.Response:

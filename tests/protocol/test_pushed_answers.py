@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from gateway_harness import DEADLINE_S, GatewayNode
+from gateway_harness import DEADLINE_S, GatewayNode, NodeOf
 
 from blocks_network.server.access.authorizer import Bits
 from blocks_network.server.access.keysets import Keyset
@@ -23,7 +23,6 @@ from blocks_network.server.bus import Message
 from blocks_network.server.gateway.pushes import Push
 from blocks_network.server.limits import Limits
 
-NodeOf = Callable[[Limits], GatewayNode]
 Read = Callable[..., "Reader"]
 FRAME_BYTES = 64
 """More than a chunk's size and ends take beside its content."""
@@ -111,20 +110,6 @@ class Reader:
     def close(self) -> None:
         self._file.close()
         self.sock.close()
-
-
-@pytest.fixture
-def node_of() -> Iterator[NodeOf]:
-    """Gateways with limits of their own."""
-    nodes: list[GatewayNode] = []
-
-    def start(limits: Limits) -> GatewayNode:
-        nodes.append(GatewayNode(limits).start())
-        return nodes[-1]
-
-    yield start
-    for node in nodes:
-        node.stop()
 
 
 @pytest.fixture

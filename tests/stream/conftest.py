@@ -19,11 +19,8 @@ from stream_ends import Ends, Gate
 
 @pytest.fixture
 def node() -> Iterator[GatewayNode]:
-    node = GatewayNode().start()
-    try:
+    with GatewayNode() as node:
         yield node
-    finally:
-        node.stop()
 
 
 @pytest.fixture

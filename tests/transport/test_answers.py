@@ -180,11 +180,8 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture
 def gateway_node() -> Iterator[GatewayNode]:
-    node = GatewayNode().start()
-    try:
+    with GatewayNode() as node:
         yield node
-    finally:
-        node.stop()
 
 
 @pytest.fixture

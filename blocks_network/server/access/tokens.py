@@ -242,10 +242,8 @@ def _resource_maps(
     return bytes([MAP + 5]) + b"".join(maps)
 
 
-def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
+def _bits_by_name(found: Mapping[str, Bits | int]) -> dict[str, int]:
     """Raises ValueError for names or bits that are none."""
-    if not found:
-        return {}
     plain: dict[str, int] = {}
     for name, bits in found.items():
         if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:

@@ -9,6 +9,7 @@ from blocks_network.server.access.jwts import TokenRefused, UnknownSigningKey
 from blocks_network.server.access.principal import Principal
 from blocks_network.server.api.errors import forbidden, unauthenticated
 from blocks_network.server.api.services import Services
+from blocks_network.server.headers import header_of
 
 __all__ = [
     "API_KEY_INVALID",
@@ -26,11 +27,8 @@ API_KEY_INVALID = "API_KEY_INVALID"
 
 def bearer_of(request: Request) -> str | None:
     """The credential of the Authorization header, None when there is none of the kind Bearer."""
-    for name, value in request.scope["headers"]:
-        if name == b"authorization":
-            kind, _, credential = value.decode("latin-1").strip().partition(" ")
-            return credential.strip() or None if kind.lower() == "bearer" else None
-    return None
+    kind, _, credential = header_of(request.scope, b"authorization").decode("latin-1").strip().partition(" ")
+    return credential.strip() or None if kind.lower() == "bearer" else None
 
 
 async def principal_of(request: Request, services: Services, *, scope: str | None = None) -> Principal:

@@ -163,11 +163,11 @@ class Gateway:
         """The absolute address, without a slash at the end, under which this client reaches the gateway."""
         if self.public_base:
             return self.public_base.rstrip("/")
-        host = next((value for name, value in request.scope.get("headers", ()) if name == b"host"), b"")
+        host = request.header("host")
         if not host:
             address, port = request.scope.get("server") or ("127.0.0.1", 80)
-            host = f"{address}:{port}".encode()
-        return f"{request.scope.get('scheme', 'http')}://{host.decode('latin-1')}"
+            host = f"{address}:{port}"
+        return f"{request.scope.get('scheme', 'http')}://{host}"
 
     # -- what is allowed -----------------------------------------------------------------------------------------
 

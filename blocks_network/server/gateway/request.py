@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from blocks_network.server.gateway.reply import Refusal, bad_request, json_reply, too_large
+from blocks_network.server.headers import header_of
 from blocks_network.server.limits import Limits
 
 __all__ = ["Receive", "Request", "Scope", "Send", "is_from_browser"]
@@ -71,11 +72,7 @@ class Request:
 
     def header(self, name: str) -> str:
         """A header's value, "" without it. `name` is in lower case."""
-        wanted = name.encode("latin-1")
-        for header, value in self.scope.get("headers", ()):
-            if header == wanted:
-                return bytes(value).decode("latin-1")
-        return ""
+        return header_of(self.scope, name.encode("latin-1")).decode("latin-1")
 
     def text(self, index: int) -> str:
         """The decoded path segment; 404 is the router's matter, so it must exist."""

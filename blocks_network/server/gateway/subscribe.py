@@ -70,7 +70,7 @@ class Subscribing:
         """Answers at once, and again and again as there is news (the extension `subscribe-stream`)."""
         reading = await self._read(request, keyset)
         if reading.is_new:  # something may have become visible meanwhile, and nobody will ask for it
-            await self._look(reading, reading.cursor)
+            await self._look(reading)
         self._check_again(request, keyset, reading)
         polls = self._gateway.polls
         if not (reading.more or polls.releasing):
@@ -109,7 +109,7 @@ class Subscribing:
             reading.cursor = await self._bus.current()  # before the join, so that its event is among what follows
         joined(self._gateway, request, key, names)
         if not reading.is_new:
-            await self._look(reading, cursor)
+            await self._look(reading)
         return reading
 
     def _check_again(self, request: Request, keyset: Keyset, reading: _Reading) -> None:
@@ -122,13 +122,13 @@ class Subscribing:
             self._gateway.authorize(request, keyset, names.needs())
             names.regroup(members_of(self._gateway, reading.keyset))
 
-    async def _look(self, reading: _Reading, cursor: int) -> None:
-        reading.envelopes, stopped_at = await self._late(reading, cursor)
+    async def _look(self, reading: _Reading) -> None:
+        reading.envelopes, stopped_at = await self._late(reading)
         reading.cursor, reading.more = self._bus.now() if stopped_at is None else stopped_at, stopped_at is not None
 
-    async def _late(self, reading: _Reading, cursor: int) -> tuple[list[bytes], int | None]:
+    async def _late(self, reading: _Reading) -> tuple[list[bytes], int | None]:
         """What is above the cursor already. Without a cursor to stop at, it was all."""
-        limit = self._limits.messages_per_answer
+        cursor, limit = reading.cursor, self._limits.messages_per_answer
         while True:
             messages = await self._above(reading, cursor, limit + 1)
             envelopes, stopped_at = reading.selection.choose(messages)
