@@ -92,9 +92,9 @@ class Exchange:
         self.sock.sendall(data)
 
     def begin(self, *lines: bytes) -> Exchange:
-        """The head of an answer that goes on, and its first lines."""
-        self.raw(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n")
-        self.lines(*lines)
+        """The head of an answer that goes on, and its first lines, at once: the reader may leave after any of them."""
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n"
+        self.raw(head + b"".join(map(chunked, lines)))
         return self
 
     def lines(self, *lines: bytes) -> None:
