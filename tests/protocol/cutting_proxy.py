@@ -89,7 +89,8 @@ class CuttingProxy:
                         return
                 writer.write(data)
                 await writer.drain()
-            writer.write_eof()
+            if not writer.transport.is_closing():  # a cut of both ways may have been in between
+                writer.write_eof()
         except OSError:  # the one or the other end is gone
             writer.transport.abort()
 

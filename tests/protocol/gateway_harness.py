@@ -9,8 +9,10 @@ import asyncio
 import http.client
 import json
 import queue
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -84,8 +86,14 @@ class GatewayNode:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ending.set)
             self._thread.join(DEADLINE_S)
-            assert not self._thread.is_alive()
+            assert not self._thread.is_alive(), self._where()
         self._clients.clear()
+
+    def _where(self) -> str:
+        """What the node does now, for a test that waited for its end in vain: its thread's stack, and its tasks."""
+        assert self._thread.ident is not None
+        stack = traceback.format_stack(sys._current_frames()[self._thread.ident])
+        return "\n".join(["".join(stack), *map(repr, asyncio.all_tasks(self._loop))])
 
     def _run(self) -> None:
         try:

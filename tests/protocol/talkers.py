@@ -204,10 +204,11 @@ class AsyncTalker:
     def close(self) -> None:
         async def closed() -> None:
             await self.client.stop()
-            rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
+            this = asyncio.current_task()
+            while rest := [task for task in asyncio.all_tasks() if task is not this]:  # the client may start more
+                for task in rest:
+                    task.cancel()
+                await asyncio.gather(*rest, return_exceptions=True)
 
         self._run(closed())
         self._loop.call_soon_threadsafe(self._loop.stop)
