@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from blocks_network.server.listener import App, Listener, bind
+from blocks_network.server.http.listener import App, Listener, bind
 
 __all__ = ["constant", "relay"]
 

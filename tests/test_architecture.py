@@ -96,12 +96,12 @@ def test_the_network_does_not_load_the_sdk() -> None:
 
 def test_the_front_door_and_the_pytest_plugin_load_nothing_before_they_are_used() -> None:
     loaded = loaded_after("import blocks_network, blocks_network.testing.plugin")
-    assert not loaded & {"pubnub", "httpx", "sqlalchemy", "uvicorn", "starlette"}
+    assert not loaded & {"pubnub", "httpx", "sqlalchemy", "httptools", "starlette"}
 
 
 def test_a_node_can_be_named_without_the_libraries_of_the_extra() -> None:
     loaded = loaded_after("import blocks_network.server.node, blocks_network.cli.network")
-    assert not loaded & {"pubnub", "sqlalchemy", "uvicorn", "starlette", "uvloop"}
+    assert not loaded & {"pubnub", "sqlalchemy", "httptools", "starlette", "uvloop"}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_node_can_be_named_without_the_libraries_of_the_extra() -> None:
         ("sqlalchemy", ["server/store"]),
         ("alembic", ["server/store"]),
         ("starlette", ["server/api", "server/app.py"]),
-        ("uvicorn", ["server/listener.py"]),
+        ("httptools", ["server/http"]),
         ("prometheus_client", ["server/metrics.py"]),
         ("cbor2", ["server/access"]),
         ("pubnub", ["transport"]),

@@ -18,7 +18,7 @@ from blocks_network.server.datadir import DataDirectory, Identity
 
 if TYPE_CHECKING:  # the extra `server` is needed at the start, not at the import
     from blocks_network.server.app import Network
-    from blocks_network.server.listener import Listener
+    from blocks_network.server.http.listener import Listener
 
 __all__ = ["Node"]
 
@@ -58,7 +58,7 @@ class Node:
         _require_extra()
         if self.config.database is not None:
             _require_postgres()
-        from blocks_network.server.listener import bind
+        from blocks_network.server.http.listener import bind
 
         try:
             if self._directory is not None:
@@ -174,7 +174,7 @@ class Node:
     async def _serve(self, sock: socket.socket) -> None:
         """The life of a node. The end goes from the door inwards: see `Network.stop` for what lies behind it."""
         from blocks_network.server.app import Network
-        from blocks_network.server.listener import Listener
+        from blocks_network.server.http.listener import Listener
 
         network = Network(
             self.config,
@@ -218,7 +218,7 @@ def _require_extra() -> None:
     """ConfigurationError that names the extra when a library of it is missing."""
     try:
         import blocks_network.server.app
-        import blocks_network.server.listener  # noqa: F401
+        import blocks_network.server.http.listener  # noqa: F401
     except ModuleNotFoundError as missing:
         library = missing.name or "a library"
         if library.partition(".")[0] == "blocks_network":

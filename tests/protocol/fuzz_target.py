@@ -106,9 +106,9 @@ class Target:
         return code
 
     def errors(self) -> str:
-        """What it has written to standard error, but for the parser's word on what is no HTTP."""
+        """What it has written to standard error."""
         self._errors.seek(0)
-        return "".join(line for line in self._errors if " WARNING uvicorn." not in line)
+        return self._errors.read()
 
     def metrics(self) -> dict[str, float]:
         """Every series by its name and labels."""

@@ -31,8 +31,8 @@ from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.gateway import actions, files, grants, groups, presence
 from blocks_network.server.gateway.app import Gateway
 from blocks_network.server.gateway.polls import Poll
+from blocks_network.server.http.listener import Listener, bind
 from blocks_network.server.limits import Limits
-from blocks_network.server.listener import Listener, bind
 from blocks_network.server.presence.embedded import EmbeddedPresence
 
 __all__ = ["DEADLINE_S", "Ear", "GatewayNode", "NodeOf", "listen"]

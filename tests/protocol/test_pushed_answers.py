@@ -512,7 +512,7 @@ def test_a_line_comes_each_time_a_wait_would_have_ended(node_of: NodeOf, read: R
 
 def buffered(push: Push) -> tuple[int, int]:
     """Bytes that wait in the transport, and its high water mark."""
-    transport = push._answering._cycle.transport  # type: ignore[union-attr]
+    transport = push._answering._wire._transport  # type: ignore[union-attr]
     return transport.get_write_buffer_size(), transport.get_write_buffer_limits()[1]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from blocks_network.errors import ConfigurationError
-from blocks_network.server import listener as listener_module
-from blocks_network.server.listener import App, Listener, bind
+from blocks_network.server.http import connection as connection_module
+from blocks_network.server.http.listener import App, Listener, bind
 
 Scenario = Callable[[int, Listener], Awaitable[None]]
 
@@ -83,7 +83,7 @@ def test_what_is_not_http_is_answered_with_400() -> None:
 
 
 def test_a_head_that_trickles_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "HEAD_S", 0.05)
+    monkeypatch.setattr(connection_module, "HEAD_S", 0.05)
 
     async def scenario(port: int, _listener: Listener) -> None:
         with contextlib.suppress(ConnectionResetError):  # an abort may arrive as an end or as a reset

@@ -33,8 +33,8 @@ from blocks_network.server.blobs.sessions import UploadSessions
 from blocks_network.server.bus.embedded import EmbeddedBus
 from blocks_network.server.gateway import files as gateway_files
 from blocks_network.server.gateway.app import Gateway
+from blocks_network.server.http.listener import Listener, bind
 from blocks_network.server.limits import Limits
-from blocks_network.server.listener import Listener, bind
 from blocks_network.server.presence.embedded import EmbeddedPresence
 from blocks_network.server.store.database import Database
 from blocks_network.server.store.orgs import ensure_org

@@ -9,7 +9,7 @@ from blocks_network.server.access.jwts import TokenRefused, UnknownSigningKey
 from blocks_network.server.access.principal import Principal
 from blocks_network.server.api.errors import forbidden, unauthenticated
 from blocks_network.server.api.services import Services
-from blocks_network.server.headers import header_of
+from blocks_network.server.http.headers import header_of
 
 __all__ = [
     "API_KEY_INVALID",

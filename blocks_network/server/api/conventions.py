@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blocks_network.server.answering import answering_of, head_of
 from blocks_network.server.api.errors import ApiRefusal, answer_refusal, answer_store_fault, json_answer
+from blocks_network.server.http.answering import answering_of, head_of
 from blocks_network.server.store.database import StoreFault
 from blocks_network.wire.versions import (
     PROTOCOL_VERSION,

@@ -14,7 +14,7 @@ import msgspec
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from blocks_network.server.answering import Answering, answering_of, offer
+from blocks_network.server.http.answering import Answering, answering_of, offer
 from blocks_network.server.outcomes import Observe, Outcome
 
 __all__ = ["OPERATION", "RPC_PATH", "Observed"]

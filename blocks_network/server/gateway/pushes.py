@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from blocks_network.server.answering import Answering, answering_of, head_of
 from blocks_network.server.gateway.polls import Poll, Polls, Selection
 from blocks_network.server.gateway.reply import Reply
 from blocks_network.server.gateway.request import Request, Scope, Send
 from blocks_network.server.gateway.sending import headers_of
+from blocks_network.server.http.answering import Answering, answering_of, head_of
 
 if TYPE_CHECKING:
     from blocks_network.server.access.authorizer import Grant

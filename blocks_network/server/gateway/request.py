@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from blocks_network.server.gateway.reply import Refusal, bad_request, json_reply, too_large
-from blocks_network.server.headers import header_of
+from blocks_network.server.http.headers import header_of
 from blocks_network.server.limits import Limits
 
 __all__ = ["Receive", "Request", "Scope", "Send", "is_from_browser"]

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-from blocks_network.server.answering import answering_of, head_of
 from blocks_network.server.gateway.reply import Reply
 from blocks_network.server.gateway.request import Request, Scope, Send, is_from_browser
+from blocks_network.server.http.answering import answering_of, head_of
 
 __all__ = ["Held", "Streamed", "headers_of", "send_preflight", "send_reply", "send_streamed"]
 

@@ -1,0 +1,327 @@
+"""One connection of HTTP/1.1: requests parsed, each run by the app in a task of its own, answered in their order.
+
+`httptools` parses. What it does not bound is bounded here: how long a head may be and take, how long a body may be
+silent, how much is read ahead of the app.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import httptools
+
+from blocks_network.server.http.answering import offer
+from blocks_network.server.http.exchange import App, Exchange, status_line
+
+__all__ = ["BODY_IDLE_S", "Connection", "Door"]
+
+ADDRESS_MAX_BYTES = 65_535
+"""Clients of the protocol stay below 32 KiB."""
+HEAD_MAX_BYTES = ADDRESS_MAX_BYTES + 64 * 1024
+"""A request's address and headers; the parser would gather them without end."""
+HEAD_S = 30
+"""How long a request's head may take from its first byte, so that trickling clients do not keep connections."""
+BODY_IDLE_S = 90.0
+"""Silence within a request's body that ends its connection; uploads of files answer before, by a limit of their own."""
+BODY_AHEAD_BYTES = 64 * 1024
+"""Of a body, what is read before the app asks for it."""
+AROUND_EACH_BYTE, AROUND_MAX_BYTES = 8, 64 * 1024
+"""Of a body in chunks, what may stand around each byte (the smallest chunk needs 6 for one), and besides: the parser
+would gather extensions and trailers without end."""
+REQUESTS_AHEAD = 16
+"""Requests that wait behind the one that is worked on. Reading goes on up to there: so a client's end is noticed."""
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+
+
+class Door(Protocol):
+    """Whoever accepts connections (listener.py)."""
+
+    app: App
+    keep_alive_s: float
+    body_idle_s: float
+    connections: set[Connection]
+    tasks: set[asyncio.Task[None]]
+
+    def gone(self) -> None:
+        """One of the connections has ended."""
+
+
+class Connection(asyncio.Protocol):
+    """Belongs to the loop. Its deadlines share one timer, which is seldom moved: it looks again when it fires."""
+
+    def __init__(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
+        self._door, self._loop = door, loop
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self.write: Callable[[bytes], None]
+        self.is_closing: Callable[[], bool]
+        self.write_paused = False
+        self._read_paused = False
+        self._drained: list[asyncio.Future[None]] = []
+        self._server: tuple[str, int] | None = None
+        self._client: tuple[str, int] | None = None
+        # what is being parsed
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+        self._head_open = self._body_open = False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        """In the segment that is being parsed."""
+        self._around_bytes = 0
+        """What stood around the pieces of a body that comes in chunks, beyond what their sizes need."""
+        self._refusal = HTTPStatus.BAD_REQUEST
+        # what is worked on
+        self._incoming: Exchange | None = None
+        """The latest request: its body may still come."""
+        self._current: Exchange | None = None
+        """The one that is answered next."""
+        self._waiting: deque[Exchange] = deque()
+        self._last = False
+        """No request is taken any more."""
+        # deadlines
+        self._due_s: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+
+    # -- the transport's -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport, self.write, self.is_closing = transport, transport.write, transport.is_closing
+        self._server, self._client = _address(transport, "sockname"), _address(transport, "peername")
+        self._door.connections.add(self)
+        self._expect_within(self._door.keep_alive_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.connections.discard(self)
+        for exchange in (self._current, *self._waiting):
+            if exchange is not None:
+                exchange.disconnect()
+        self._waiting.clear()
+        self.resume_writing()
+        self._due_s = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        del self._parser  # it holds the connection
+        self._door.gone()
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_closing() or (self._last and not self._body_open):
+            return
+        was_in_head, was_in_body, self._body_bytes = self._head_open, self._body_open, 0
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            if self._head_open or self._body_open or not self._last:  # else it is about what follows the last request
+                self._refuse(self._refusal)
+                return
+        if self._head_open:
+            self._head_bytes += len(data) - self._body_bytes
+            if self._head_bytes > HEAD_MAX_BYTES:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            elif not was_in_head:
+                self._expect_within(HEAD_S)
+        elif self._body_open:
+            if was_in_body:
+                self._around_bytes += len(data) - AROUND_EACH_BYTE * self._body_bytes
+            if self._around_bytes > AROUND_MAX_BYTES:
+                self._refuse(HTTPStatus.BAD_REQUEST)
+            else:
+                self._expect_within(self._door.body_idle_s)
+        elif self._current is not None:
+            self._due_s = None
+        elif was_in_body:  # it was answered before it was whole
+            self._expect_within(self._door.keep_alive_s)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        waiters, self._drained = self._drained, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- the parser's --------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:  # to what we do not speak: HTTP goes on behind it
+                rest = rest[upgrade.args[0] :]
+            else:
+                return
+
+    def on_message_begin(self) -> None:
+        self._url, self._headers, self._expects_continue = b"", [], False
+        self._head_open, self._head_bytes = True, 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > ADDRESS_MAX_BYTES:
+            self._refusal = HTTPStatus.REQUEST_URI_TOO_LONG
+            raise ValueError("the address is too long")  # the parser stops
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_open:
+            return  # it came behind the body: nothing reads it there
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._head_open, self._body_open, self._around_bytes = False, True, 0
+        parser, url = self._parser, self._url
+        if url.startswith(b"/") and b"#" not in url:
+            raw_path, _, query = url.partition(b"?")
+        else:
+            parsed = httptools.parse_url(url)
+            raw_path, query = parsed.path or b"/", parsed.query or b""
+        path = raw_path.decode("ascii")
+        version = parser.get_http_version()
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": parser.get_method().decode("ascii"),
+            "scheme": "http",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            "client": self._client,
+            "server": self._server,
+        }
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=self._expects_continue)
+        offer(scope, exchange)
+        self._incoming = exchange
+        if self._current is None:
+            self._start(exchange)
+        else:
+            self._waiting.append(exchange)
+            self._arrange_reading()
+
+    def on_body(self, body: bytes) -> None:
+        assert self._incoming is not None
+        self._body_bytes += len(body)
+        self._incoming.feed(body)
+        if self._incoming.body_bytes > BODY_AHEAD_BYTES:
+            self._arrange_reading()
+
+    def on_message_complete(self) -> None:
+        assert self._incoming is not None
+        self._body_open = False
+        self._incoming.fed()
+        self._last = not self._incoming.keep_alive
+
+    # -- the requests' -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        self._transport.close()
+
+    async def drained(self) -> None:
+        waiter = self._loop.create_future()
+        self._drained.append(waiter)
+        await waiter
+
+    def taken(self) -> None:
+        if self._read_paused:
+            self._arrange_reading()
+
+    def answered(self, exchange: Exchange) -> None:
+        if not exchange.keep_alive:
+            self._transport.close()
+        if self.is_closing():
+            return
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        else:
+            self._current = None
+            if not (self._head_open or self._body_open):
+                self._expect_within(self._door.keep_alive_s)
+        if self._read_paused:
+            self._arrange_reading()
+
+    # -- the door's ----------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """What has come is answered, and then it closes; at once when there is nothing."""
+        if self._current is None:
+            self._transport.close()
+        else:
+            (self._waiting[-1] if self._waiting else self._current).keep_alive = False
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # ------------------------------------------------------------------------------------------------------------
+
+    def _start(self, exchange: Exchange) -> None:
+        self._current = exchange
+        exchange.task = self._loop.create_task(self._work(exchange))
+        self._door.tasks.add(exchange.task)
+
+    async def _work(self, exchange: Exchange) -> None:
+        try:
+            await exchange.run(self._door.app)
+        finally:
+            assert exchange.task is not None
+            self._door.tasks.discard(exchange.task)
+            exchange.task = None
+
+    def _arrange_reading(self) -> None:
+        """Reads on while the app keeps up."""
+        ahead_bytes = 0 if self._incoming is None else self._incoming.body_bytes
+        pause = len(self._waiting) >= REQUESTS_AHEAD or ahead_bytes > BODY_AHEAD_BYTES
+        if pause != self._read_paused and not self.is_closing():
+            self._read_paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        body = f'{{"status":{status.value},"error":true,"message":"{status.phrase}","service":"Balancer"}}'
+        head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.write(status_line(status) + f"{head}{body}".encode("ascii"))
+        self._transport.close()
+
+    def _expect_within(self, seconds: float) -> None:
+        """Something has to come from the client until then."""
+        self._due_s = due_s = self._loop.time() + seconds
+        if self._timer is not None and self._timer_s > due_s:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer_s, self._timer = due_s, self._loop.call_at(due_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._due_s is None:
+            return
+        if self._loop.time() < self._due_s:
+            self._expect_within(self._due_s - self._loop.time())
+        elif self._read_paused:  # the app does not take it at the moment; that is no silence of the client
+            self._expect_within(self._door.body_idle_s)
+        elif self._head_open or self._body_open:
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+
+def _address(transport: asyncio.BaseTransport, which: str) -> tuple[str, int] | None:
+    """Of our side ("sockname") or the client's ("peername"); None where there is none, as with a socket in a file."""
+    address = transport.get_extra_info(which)
+    return (str(address[0]), int(address[1])) if isinstance(address, tuple) else None

@@ -1,0 +1,352 @@
+"""HTTP as the door speaks it: answers in order, bodies in their shapes, and what the parser does not bound."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+from test_listener import ask, measure, serve
+
+from blocks_network.server.http import connection as connection_module
+from blocks_network.server.http.answering import answering_of
+from blocks_network.server.http.listener import Listener
+
+CLOSE = b"connection: close\r\n"
+
+
+def request(path: bytes = b"/", *, method: bytes = b"GET", version: bytes = b"1.1", extra: bytes = b"") -> bytes:
+    return method + b" " + path + b" HTTP/" + version + b"\r\nhost: t\r\n" + extra + b"\r\n"
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Answers with the path and the body, in chunks: no length is said."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": scope["path"].encode() + b" ", "more_body": True})
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        await send({"type": "http.response.body", "body": message["body"], "more_body": message["more_body"]})
+        if not message["more_body"]:
+            return
+
+
+async def headless(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("a fault of the app")
+
+
+def answers(sent: bytes, app: Any = measure) -> bytes:
+    """All that comes back until the door closes."""
+    told = b""
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        nonlocal told
+        told = await ask(port, sent)
+
+    serve(scenario, app)
+    return told
+
+
+def test_pipelined_requests_are_answered_in_their_order() -> None:
+    async def backwards(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.02 if scope["path"] == "/0" else 0)
+        await echo(scope, receive, send)
+
+    told = answers(b"".join(request(b"/%d" % n) for n in range(40)) + request(b"/last", extra=CLOSE), backwards)
+    assert told.count(b"HTTP/1.1 200") == 41
+    places = [told.index(b"/%d " % n) for n in range(40)] + [told.index(b"/last ")]
+    assert places == sorted(places)
+
+
+def test_what_is_read_ahead_of_a_slow_app_is_bounded() -> None:
+    goes_on, began = asyncio.Event(), asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        began.set()
+        await goes_on.wait()
+        await measure(scope, receive, send)
+
+    async def scenario(port: int, listener: Listener) -> None:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request())
+        await began.wait()
+        sent = 0
+        with contextlib.suppress(asyncio.TimeoutError):
+            while sent < 200 << 20:
+                writer.write(request() * 4_000)
+                sent += len(request()) * 4_000
+                await asyncio.wait_for(writer.drain(), 1)
+        (held,) = listener.connections
+        assert sent < 200 << 20  # the sockets are full: nobody reads
+        assert len(held._waiting) * len(request()) <= 1 << 20
+        writer.transport.abort()
+        goes_on.set()
+
+    serve(scenario, slow)
+
+
+def test_a_client_that_leaves_is_noticed_behind_what_it_has_sent_ahead() -> None:
+    gone = asyncio.Event()
+
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request() * 5)
+        await asyncio.sleep(0.05)
+        writer.close()
+        await asyncio.wait_for(gone.wait(), 5)
+
+    serve(scenario, wait)
+
+
+def test_a_body_in_chunks_arrives_whole_and_without_its_trailer() -> None:
+    seen: list[Any] = []
+
+    async def look(scope: Any, receive: Any, send: Any) -> None:
+        await echo(scope, receive, send)
+        seen.extend(scope["headers"])
+
+    body = b"3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nauthorization: stolen\r\n\r\n"
+    told = answers(request(b"/x", method=b"POST", extra=CLOSE + b"transfer-encoding: chunked\r\n") + body, look)
+    assert b"".join(told.partition(b"\r\n\r\n")[2].split(b"\r\n")[1::2]) == b"/x abcde"
+    assert b"authorization" not in dict(seen)
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\nx-trailer: " + b"t" * 400_000, b"1;" + b"e" * 400_000, b"0" * 400_000],
+    ids=["trailer", "extension", "zeros"],
+)
+def test_what_stands_around_chunks_is_bounded(endless: bytes) -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(method=b"POST", extra=b"transfer-encoding: chunked\r\n") + b"1\r\nx\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(endless)
+        told = b""
+        with contextlib.suppress(ConnectionResetError):
+            told = await asyncio.wait_for(reader.read(), 5)
+        assert told.count(b" 400 ") <= 1
+        writer.close()
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        while (message := await receive())["type"] != "http.disconnect" and message["more_body"]:
+            pass
+
+    serve(scenario, take)
+
+
+def test_many_small_chunks_are_no_fault() -> None:
+    body = b"1\r\nx\r\n" * 60_000 + b"0\r\n\r\n"
+    told = answers(request(b"/", method=b"POST", extra=CLOSE + b"transfer-encoding: chunked\r\n") + body, echo)
+    assert told.count(b"x") >= 60_000
+
+
+def test_the_answer_to_head_has_no_body() -> None:
+    told = answers(request(b"/abc", method=b"HEAD") + request(b"/abcd", extra=CLOSE))
+    first, second = told.split(b"HTTP/1.1 ")[1:]
+    assert first.endswith(b"content-length: 1\r\n\r\n")
+    assert second.endswith(b"\r\n\r\n5")
+
+
+def test_http_1_0_gets_no_chunks_and_its_connection_closed() -> None:
+    told = answers(request(b"/old", version=b"1.0"), echo)
+    assert b"transfer-encoding" not in told
+    assert told.endswith(b"\r\n\r\n/old ")
+
+
+def test_a_client_that_waits_for_the_word_to_go_on_gets_it() -> None:
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(method=b"PUT", extra=CLOSE + b"expect: 100-continue\r\ncontent-length: 2\r\n"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"ok")
+        assert b"ok" in await reader.read()
+        writer.close()
+
+    async def whole(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        body += (await receive())["body"] if not body else b""
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": body})
+
+    serve(scenario, whole)
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [
+        (b"/a%20b?c=%20", "/a b", b"c=%20"),
+        (b"http://elsewhere:1/x?y", "/x", b"y"),
+        (b"http://elsewhere", "/", b""),
+        (b"//two/slashes", "//two/slashes", b""),
+        (b"/a#b", "/a", b""),
+        (b"/a?b?c", "/a", b"b?c"),
+    ],
+)
+def test_addresses_in_all_their_forms(target: bytes, path: str, query: bytes) -> None:
+    seen: dict[str, Any] = {}
+
+    async def look(scope: Any, receive: Any, send: Any) -> None:
+        seen.update(scope)
+        await measure(scope, receive, send)
+
+    assert answers(request(target, extra=CLOSE), look).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert (seen["path"], seen["query_string"], seen["method"]) == (path, query, "GET")
+
+
+@pytest.mark.parametrize("target", [b"/caf\xc3\xa9", b"nowhere", b"http://[half"])
+def test_an_address_that_is_none_is_answered_with_400(target: bytes) -> None:
+    assert answers(request(target)).startswith(b"HTTP/1.1 400")
+
+
+def test_who_offers_another_protocol_goes_on_with_this_one() -> None:
+    upgrade = b"connection: upgrade\r\nupgrade: h2c\r\n"
+    told = answers(request(b"/a", extra=upgrade) * 3 + request(b"/abc", extra=CLOSE))
+    assert told.count(b"HTTP/1.1 200") == 4
+
+
+def test_a_fault_of_the_app_is_answered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    told = answers(request(b"/boom"), headless)
+    assert told.startswith(b"HTTP/1.1 500")
+    assert "GET /boom failed" in caplog.text
+
+
+def test_an_app_that_does_not_answer_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        return
+
+    assert answers(request(), silent).startswith(b"HTTP/1.1 500")
+    assert "without a whole answer" in caplog.text
+
+
+def test_a_fault_within_an_answer_cuts_it() -> None:
+    async def half(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        await send({"type": "http.response.body", "body": b"12345", "more_body": True})
+        raise ValueError("no more")
+
+    told = answers(request(), half)
+    assert told.endswith(b"\r\n\r\n12345")
+
+
+@pytest.mark.parametrize("header", [(b"x", b"a\r\nset-cookie: b"), (b"x y", b"a"), (b"", b"a")])
+def test_an_answer_cannot_be_split_by_a_header(header: tuple[bytes, bytes]) -> None:
+    async def split(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [header]})
+
+    told = answers(request(), split)
+    assert told.startswith(b"HTTP/1.1 500")
+    assert b"set-cookie" not in told
+
+
+@pytest.mark.parametrize("sizes", [(3, 3, 3), (20,)], ids=["short", "long"])
+def test_a_body_of_another_length_than_its_head_says_ends_the_connection(sizes: tuple[int, ...]) -> None:
+    async def wrong(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        for at, size in enumerate(sizes, 1):
+            await send({"type": "http.response.body", "body": b"x" * size, "more_body": at < len(sizes)})
+
+    assert len(answers(request(), wrong).partition(b"\r\n\r\n")[2]) < 10
+
+
+def test_an_answer_before_its_body_leaves_the_connection_in_order() -> None:
+    async def early(scope: Any, receive: Any, send: Any) -> None:
+        await measure(scope, receive, send)
+
+    body = b"content-length: 300000\r\n"
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(b"/early", method=b"POST", extra=body))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"x" * 300_000 + request(b"/next", extra=CLOSE))
+        assert (await reader.read()).endswith(b"\r\n\r\n5")
+        writer.close()
+
+    serve(scenario, early)
+
+
+def test_what_follows_the_last_request_is_not_looked_at() -> None:
+    told = answers(request(b"/abc", extra=CLOSE) + b"\x00 nonsense")
+    assert told.endswith(b"\r\n\r\n4")
+    assert told.count(b"HTTP/1.1") == 1
+
+
+def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async def scenario(port: int, listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):  # each request gives it the whole time again
+            writer.write(request(b"/a"))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            await reader.readexactly(1)
+            await asyncio.sleep(0.2)
+        assert listener.connections
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+    serve(scenario, keep_alive_s=0.4)  # type: ignore[arg-type]
+
+
+def test_a_head_may_follow_a_long_body_in_one_piece() -> None:
+    """Only the head's own bytes count against its bound."""
+    long = request(b"/a", method=b"POST", extra=b"content-length: 200000\r\n") + b"x" * 200_000
+    told = answers(long + request(b"/ab", extra=CLOSE), echo)
+    assert told.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_reader_that_does_not_read_stops_the_writer() -> None:
+    blocked = asyncio.Event()
+
+    async def gush(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(1_000):
+            sending = asyncio.ensure_future(
+                send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+            )
+            done, _ = await asyncio.wait({sending}, timeout=0.5)
+            if not done:
+                blocked.set()
+                await sending  # until the client is gone
+                return
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000)
+        writer.write(request())
+        await asyncio.wait_for(blocked.wait(), 10)
+        writer.transport.abort()
+
+    serve(scenario, gush)
+
+
+def test_an_answer_by_a_call_leaves_in_one_piece_with_its_length() -> None:
+    async def call(scope: Any, receive: Any, send: Any) -> None:
+        answering = answering_of(scope)
+        assert answering is not None
+        assert answering.whole(200, b"x-one: 1\r\n", b"body")
+        assert not answering.begin(200, b"", b"more")
+
+    told = answers(request(extra=CLOSE), call)
+    assert told == b"HTTP/1.1 200 OK\r\nx-one: 1\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody"
+
+
+def test_a_head_that_is_cut_off_does_not_outlive_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "HEAD_S", 0.1)
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(b"/a"))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        await reader.readexactly(1)
+        writer.write(b"GET /b HTTP/1.1\r\nho")
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+
+    serve(scenario)
