@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from blocks_network.server.bus import Message
+from blocks_network.server.bus import Kind, Message
 from blocks_network.server.outcomes import Outcome
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -19,7 +19,8 @@ DURATIONS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 """Around what a request costs here, and up to what the upload of a large file takes."""
 REASONS_MAX = 200
 """Reasons of refusals come from the code, not from requests; should that ever fail, the rest is "other"."""
-PRESENCE = "-pnpres"
+PRESENCE, PRESENCE_SUFFIX = "presence", "-pnpres"
+_NAMES = {kind: kind.name.lower() for kind in Kind}
 
 
 class Metrics:
@@ -38,11 +39,9 @@ class Metrics:
             buckets=DURATIONS_S,
             registry=self.registry,
         )
-        self._published = Counter(
-            "blocks_published_messages", "Messages that became visible, by kind", ("kind",), registry=self.registry
-        )
-        self._kinds = {kind: self._published.labels(kind) for kind in ("message", "signal", "action", "file")}
-        self._presence = self._published.labels("presence")
+        self._published = dict.fromkeys((*_NAMES.values(), PRESENCE), 0)
+        """Counted without a lock: all of it in the loop, and every message of the network."""
+        self.registry.register(_Published(self._published))
         # `labels` takes a lock and joins texts; these are looked up with every request
         self._counted: dict[tuple[str, str, int], Counter] = {}
         self._timed: dict[tuple[str, str], Histogram] = {}
@@ -76,10 +75,8 @@ class Metrics:
 
     def published(self, message: Message) -> None:
         """One message that became visible. Follows the bus."""
-        if message.draft.channel.endswith(PRESENCE):
-            self._presence.inc()
-        else:
-            self._kinds[message.draft.kind.name.lower()].inc()
+        draft = message.draft
+        self._published[PRESENCE if draft.channel.endswith(PRESENCE_SUFFIX) else _NAMES[draft.kind]] += 1
 
     def gauge(self, name: str, meaning: str, read: Callable[[], float]) -> None:
         """A value that is read when somebody asks, as the number of waiting polls."""
@@ -91,6 +88,19 @@ class Metrics:
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+class _Published(Collector):
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        told = CounterMetricFamily(
+            "blocks_published_messages", "Messages that became visible, by kind", labels=["kind"]
+        )
+        for kind, count in self._counts.items():
+            told.add_metric([kind], count)
+        yield told
 
 
 class _Read(Collector):

@@ -290,7 +290,7 @@ def _check_rest(check: _Checker, card: Mapping[str, Any]) -> None:
 def _at(card: Mapping[str, Any], *path: str) -> Any:
     value: Any = card
     for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
+        value = value.get(key) if isinstance(value, (dict, Mapping)) else None  # a dict is told at once
     return value
 
 

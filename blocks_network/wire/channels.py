@@ -40,6 +40,12 @@ def _given(**names: str) -> None:
             raise ConfigurationError(f"{name} required")
 
 
+def _of_task(prefix: str, task_id: str, org_id: str) -> str:
+    if not (task_id and org_id):
+        _given(task_id=task_id, org_id=org_id)
+    return f"{prefix}.{org_id}.{task_id}"
+
+
 def is_agent_name(name: object) -> bool:
     """True for `[a-zA-Z0-9_]+`."""
     return isinstance(name, str) and AGENT_NAME.match(name) is not None
@@ -52,14 +58,12 @@ def control_channel(agent_id: str) -> str:
 
 def task_channel(task_id: str, org_id: str) -> str:
     """Where a task's events are published."""
-    _given(task_id=task_id, org_id=org_id)
-    return f"u.{org_id}.{task_id}"
+    return _of_task("u", task_id, org_id)
 
 
 def setup_channel(task_id: str, org_id: str) -> str:
     """Where a task's streams are set up; the network answers instead of delivering."""
-    _given(task_id=task_id, org_id=org_id)
-    return f"setup.{org_id}.{task_id}"
+    return _of_task("setup", task_id, org_id)
 
 
 def task_of_channel(channel: str) -> tuple[str, str] | None:

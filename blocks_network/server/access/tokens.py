@@ -14,7 +14,8 @@ import hmac
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import cbor2
@@ -45,25 +46,44 @@ class Token:
 
     __slots__ = ("_channels", "_group_patterns", "_groups", "_patterns", "_remembered", "grant", "token_id", "uuid")
 
-    def __init__(self, token_id: str, content: Mapping[bytes, Any], limits: Limits) -> None:
+    def __init__(
+        self,
+        token_id: str,
+        expires_at_s: float,
+        uuid: str | None,
+        channels: Mapping[str, int],
+        groups: Mapping[str, int],
+        patterns: Sequence[tuple[Pattern, int]],
+        group_patterns: Sequence[tuple[Pattern, int]],
+    ) -> None:
+        self.token_id, self.uuid = token_id, uuid
+        self.grant = Grant(token_id, expires_at_s)
+        self._channels, self._groups = channels, groups
+        self._patterns, self._group_patterns = patterns, group_patterns
+        self._remembered: dict[tuple[str, bool], int] = {}
+
+    @classmethod
+    def read(cls, token_id: str, content: Mapping[bytes, Any], limits: Limits) -> Token:
         """Raises ValueError for a map that is not a token's."""
         try:
             issued_s, ttl_minutes = content[b"t"], content[b"ttl"]
             resources, patterns = content[b"res"], content[b"pat"]
             if content[b"v"] != 2 or not isinstance(issued_s, int) or not isinstance(ttl_minutes, int):
                 raise ValueError("version, time or ttl")
-            self.uuid: str | None = content.get(b"uuid")
-            if self.uuid is not None and not isinstance(self.uuid, str):
+            uuid: str | None = content.get(b"uuid")
+            if uuid is not None and not isinstance(uuid, str):
                 raise ValueError("uuid")
-            self._channels = _bits_by_name(resources[b"chan"])
-            self._groups = _bits_by_name(resources[b"grp"])
-            self._patterns = _compiled(patterns[b"chan"], limits)
-            self._group_patterns = _compiled(patterns[b"grp"], limits)
+            return cls(
+                token_id,
+                float(issued_s + 60 * ttl_minutes),
+                uuid,
+                _bits_by_name(resources[b"chan"]),
+                _bits_by_name(resources[b"grp"]),
+                _compiled(patterns[b"chan"], limits),
+                _compiled(patterns[b"grp"], limits),
+            )
         except (KeyError, TypeError, AttributeError) as fault:
             raise ValueError(f"no token: {fault!r}") from None
-        self.token_id = token_id
-        self.grant = Grant(token_id, float(issued_s + 60 * ttl_minutes))
-        self._remembered: dict[tuple[str, bool], int] = {}
 
     @property
     def expires_at_s(self) -> float:
@@ -126,30 +146,28 @@ class CapabilityTokens:
         """
         if not 1 <= ttl_minutes <= MAX_TTL_MINUTES:
             raise ValueError(f"ttl_minutes is {ttl_minutes}; it goes from 1 to {MAX_TTL_MINUTES}")
-        for expressions in (patterns, group_patterns, uuid_patterns):
-            _compiled(expressions, self._limits)
+        matched, groups_matched = _compiled(patterns, self._limits), _compiled(group_patterns, self._limits)
+        _compiled(uuid_patterns, self._limits)
+        named, grouped = _bits_by_name(channels), _bits_by_name(groups)
         issued_s = int(self._clock())
-        entries = [
-            _VERSION,
-            _KEY[b"t"] + cbor2.dumps(issued_s),
-            _KEY[b"ttl"] + cbor2.dumps(ttl_minutes),
-            _KEY[b"res"] + _resource_maps(channels, groups, uuids),
-            _KEY[b"pat"] + _resource_maps(patterns, group_patterns, uuid_patterns),
-            _KEY[b"meta"] + (cbor2.dumps(dict(meta)) if meta else EMPTY_MAP),
-        ]
+        content = b"%b\x43res%b\x43pat%b\x44meta%b" % (
+            _stamped(issued_s, ttl_minutes),
+            _resource_maps(named, grouped, _bits_by_name(uuids)),
+            _resource_maps(_bits_by_name(patterns), _bits_by_name(group_patterns), _bits_by_name(uuid_patterns)),
+            cbor2.dumps(dict(meta)) if meta else EMPTY_MAP,
+        )
+        entries = 6
         if uuid is not None:
-            entries.append(_KEY[b"uuid"] + cbor2.dumps(uuid))
-        content = b"".join(entries)
-        signature = _signature(keyset, bytes([MAP + len(entries)]) + content)
-        raw = bytes([MAP + len(entries) + 1]) + content + SIGNATURE_KEY + signature
+            content, entries = b"%b\x44uuid%b" % (content, cbor2.dumps(uuid)), 7
+        signature = _signature(keyset, b"%c%b" % (MAP + entries, content))
+        raw = b"%c%b%b%b" % (MAP + entries + 1, content, SIGNATURE_KEY, signature)
         text = base64.urlsafe_b64encode(raw).decode("ascii")  # with its padding: the Python client needs it
         if len(text) > self._limits.token_chars:
             raise ValueError(f"the token would have {len(text)} characters; {self._limits.token_chars} are allowed")
         if shown_soon:
-            resources = {b"chan": channels or {}, b"grp": groups or {}}
-            matched = {b"chan": patterns or {}, b"grp": group_patterns or {}}
-            held = {b"v": 2, b"t": issued_s, b"ttl": ttl_minutes, b"res": resources, b"pat": matched, b"uuid": uuid}
-            self._remember((keyset.subscribe_key, text), Token(_id_of(signature), held, self._limits))
+            expires_at_s = float(issued_s + 60 * ttl_minutes)
+            token = Token(_id_of(signature), expires_at_s, uuid, named, grouped, matched, groups_matched)
+            self._remember((keyset.subscribe_key, text), token)
         return text
 
     def verify(self, keyset: Keyset, text: str) -> Token:
@@ -187,7 +205,7 @@ class CapabilityTokens:
             raise Denied("Invalid token")
         try:
             content = cbor2.loads(plain)
-            return Token(_id_of(signature), content, self._limits)
+            return Token.read(_id_of(signature), content, self._limits)
         except (cbor2.CBORDecodeError, ValueError, TypeError, AttributeError) as fault:
             log.warning("a signed token of keyset %s cannot be read: %s", keyset.name, fault)
             raise Denied("Invalid token") from None
@@ -219,37 +237,40 @@ def _id_of(signature: bytes) -> str:
 
 
 def _signature(keyset: Keyset, plain: bytes) -> bytes:
-    return hmac.digest(keyset.secret_key.encode(), plain, "sha256")
+    mac = _keyed(keyset.secret_key).copy()
+    mac.update(plain)
+    return mac.digest()
 
 
-# What is the same in every token is encoded once: a token is made for each task, and again for each of its readers.
-_KEY = {
-    name: cbor2.dumps(name)
-    for name in (b"t", b"ttl", b"res", b"pat", b"meta", b"uuid", b"chan", b"grp", b"spc", b"usr", b"v")
-}
-_VERSION = _KEY[b"v"] + cbor2.dumps(2)
-_OLDER_NAMES = _KEY[b"spc"] + EMPTY_MAP + _KEY[b"usr"] + EMPTY_MAP
+@lru_cache(maxsize=64)
+def _keyed(secret_key: str) -> hmac.HMAC:
+    return hmac.new(secret_key.encode(), digestmod="sha256")
 
 
-def _resource_maps(
-    channels: Mapping[str, Bits | int] | None,
-    groups: Mapping[str, Bits | int] | None,
-    uuids: Mapping[str, Bits | int] | None,
-) -> bytes:
+# What is the same in every token is encoded once: one is made for each task, and again for each of its readers. Keys
+# are byte strings, whose first byte is 0x40 and their length.
+@lru_cache(maxsize=64)
+def _stamped(issued_s: int, ttl_minutes: int) -> bytes:
+    return b"\x41v\x02\x41t%b\x43ttl%b" % (cbor2.dumps(issued_s), cbor2.dumps(ttl_minutes))
+
+
+def _resource_maps(channels: dict[str, int], groups: dict[str, int], uuids: dict[str, int]) -> bytes:
     """The five maps in the service's order; `spc` and `usr` are older names that we leave empty."""
-    chan, grp, uuid = (cbor2.dumps(_bits_by_name(each)) if each else EMPTY_MAP for each in (channels, groups, uuids))
-    maps = (_KEY[b"chan"], chan, _KEY[b"grp"], grp, _OLDER_NAMES, _KEY[b"uuid"], uuid)
-    return bytes([MAP + 5]) + b"".join(maps)
+    return b"\xa5\x44chan%b\x43grp%b\x43spc\xa0\x43usr\xa0\x44uuid%b" % (
+        cbor2.dumps(channels) if channels else EMPTY_MAP,
+        cbor2.dumps(groups) if groups else EMPTY_MAP,
+        cbor2.dumps(uuids) if uuids else EMPTY_MAP,
+    )
 
 
-def _bits_by_name(found: Mapping[str, Bits | int]) -> dict[str, int]:
+def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
     """Raises ValueError for names or bits that are none."""
-    plain: dict[str, int] = {}
+    if not found:
+        return {}
     for name, bits in found.items():
         if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
             raise ValueError(f"{name!r} with bits {bits!r} is no permission")
-        plain[name] = int(bits)
-    return plain
+    return {name: int(bits) for name, bits in found.items()}
 
 
 def _compiled(expressions: Mapping[str, Bits | int] | None, limits: Limits) -> list[tuple[Pattern, int]]:

@@ -110,7 +110,7 @@ async def answer(services: Services, principal: Principal | None, envelope: Mapp
     if method not in METHODS:
         return error_envelope(call_id, METHOD_NOT_FOUND, f"there is no method {method[:80]!r}")
     params = {} if params is None else params
-    if not isinstance(params, Mapping):
+    if not isinstance(params, dict):
         return error_envelope(call_id, INVALID_PARAMS, "params is an object")
     try:
         if principal is None:

@@ -62,7 +62,8 @@ INSERT OR IGNORE INTO reserve VALUES (1, 0);
 """
 COLUMNS = "timetoken, keyset, channel, payload, publisher, meta, kind, custom_type, ttl_hours"
 INSERT = f"INSERT INTO message ({COLUMNS}, place, expires) VALUES "  # noqa: S608 - made of constants
-ROW = "(?,?,?,?,?,?,?,?,?,?,?)"
+ROW, PLAIN_ROW = "(?,?,?,?,?,?,?,?,?,?,?)", "(?,?,?,?,?,?,?,NULL,NULL,?,NULL)"
+"""Of any message, and of one with neither a type nor a time to live of its own."""
 ALIVE = "(expires IS NULL AND timetoken > :cutoff OR expires > :now)"
 
 
@@ -149,9 +150,8 @@ class AppendLog:
             return False
         if messages[-1].timetoken > self._reserved - RESERVE // 2:
             return False
-        values = [value for message in messages for value in self._row(message)]
         try:
-            quick.execute(INSERT + ",".join([ROW] * len(messages)), values)
+            quick.execute(*_insert([self._row(message) for message in messages]))
         except sqlite3.OperationalError as fault:
             log.debug("left to the writer: %s", fault)
             return False
@@ -266,32 +266,33 @@ class AppendLog:
         if statements > 1:
             connection.execute("BEGIN IMMEDIATE")
         for start in range(0, len(rows), ROWS_PER_INSERT):
-            some = rows[start : start + ROWS_PER_INSERT]
-            values = [value for row in some for value in row]
-            connection.execute(INSERT + ",".join([ROW] * len(some)), values)
+            connection.execute(*_insert(rows[start : start + ROWS_PER_INSERT]))
         if reserve:
             connection.execute("UPDATE reserve SET upto = ?", (reserve,))
         if statements > 1:
             connection.execute("COMMIT")
 
     def _row(self, message: Message) -> tuple[object, ...]:
+        """As ROW has it, or PLAIN_ROW. The driver looks for an adapter of each None and bytes, and for none of a
+        bytearray."""
         draft = message.draft
-        expires: int | None = None
-        if draft.ttl_hours is not None:
-            expires = message.timetoken + draft.ttl_hours * HOUR if draft.ttl_hours else NEVER
-        return (
+        meta = None if draft.meta is None else bytearray(draft.meta)
+        begin = (
             message.timetoken,
             draft.keyset,
             draft.channel,
-            draft.payload,
+            bytearray(draft.payload),
             draft.publisher,
-            draft.meta,
+            meta,
             int(draft.kind),
-            draft.custom_type,
-            draft.ttl_hours,
-            place_of(draft.keyset, draft.channel),
-            expires,
         )
+        place = place_of(draft.keyset, draft.channel)
+        if draft.custom_type is None and draft.ttl_hours is None:
+            return (*begin, place)
+        expires: int | None = None
+        if draft.ttl_hours is not None:
+            expires = message.timetoken + draft.ttl_hours * HOUR if draft.ttl_hours else NEVER
+        return (*begin, draft.custom_type, draft.ttl_hours, place, expires)
 
     def _sweep(self, connection: sqlite3.Connection) -> bool:
         """Removes some of what is too old, and gives its pages back. True when there is more."""
@@ -326,6 +327,15 @@ class AppendLog:
     def alive(self) -> dict[str, int]:
         """The parameters of ALIVE."""
         return {"cutoff": self.cutoff(), "now": self._now()}
+
+
+_PLAIN_VALUES = PLAIN_ROW.count("?")
+
+
+def _insert(rows: Sequence[tuple[object, ...]]) -> tuple[str, list[object]]:
+    """A statement for all of them, and its values."""
+    shapes = [PLAIN_ROW if len(row) == _PLAIN_VALUES else ROW for row in rows]
+    return INSERT + ",".join(shapes), [value for row in rows for value in row]
 
 
 _DELETE_SOME = (

@@ -52,11 +52,13 @@ class Tails:
 
     def append(self, message: Message) -> None:
         """In timetoken order over all channels."""
-        self._append((message.draft.keyset, message.draft.channel), message)
+        draft, cost = message.draft, _cost(message)
+        busy = self._append((draft.keyset, draft.channel), message, cost)
         if message.also is not None:
-            self._append((message.draft.keyset, message.also), message)
+            busy = self._append((draft.keyset, message.also), message, cost)
+        self._evict(busy, message.timetoken)
 
-    def _append(self, key: tuple[str, str], message: Message) -> None:
+    def _append(self, key: tuple[str, str], message: Message, cost: int) -> _Tail:
         tail = self._tails.get(key)
         if tail is None:
             tail = self._tails[key] = _Tail(self._floor)
@@ -65,10 +67,11 @@ class Tails:
         else:
             self._tails.move_to_end(key)
         tail.messages.append(message)
-        self._grow(tail, _cost(message))
+        tail.size_bytes += cost
+        self.size_bytes += cost
         if len(tail.messages) > tail.trim_at:
             self._trim(tail, message.timetoken)
-        self._evict(tail, message.timetoken)
+        return tail
 
     def read(self, keyset: str, channel: str, after: int, limit: int) -> list[Message] | None:
         """The oldest `limit` messages above `after`; None when this tail does not reach back so far."""

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, select
 
 from blocks_network.server.store.schema import agents, instances
+from blocks_network.wire import cards
 
 __all__ = ["Provider", "find_provider", "instance_concurrency"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Provider:
-    """An agent as a sender of tasks meets it. `scaling` is what its instances said last at their connect."""
+    """An agent as a sender of tasks meets it. `scaling` is what its instances said last at their connect.
+
+    What each task asks of the card is read once.
+    """
 
     agent_id: str
     agent_name: str
@@ -26,6 +31,23 @@ class Provider:
     billing_mode: str
     scaling: Mapping[str, Any]
     forced_offline: bool
+
+    @cached_property
+    def task_kinds(self) -> list[str]:
+        return cards.task_kinds(self.card)
+
+    @cached_property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Those declared, by id."""
+        return {str(item.get("id")): item for item in cards.inputs(self.card)}
+
+    @cached_property
+    def is_streaming(self) -> bool:
+        return cards.is_streaming(self.card)
+
+    @cached_property
+    def consumer_key_required(self) -> bool:
+        return cards.consumer_key_required(self.card)
 
 
 def find_provider(connection: Connection, agent_name: str) -> Provider | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, insert, or_, select, text, update
 
-from blocks_network.server.store.schema import cursors, idempotency, tasks
+from blocks_network.server.store.schema import LIVING, cursors, idempotency, tasks
 from blocks_network.server.store.statements import Prepared
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
 
 UserKey = tuple[str, str, str]
 """(org id, user id, idempotency key)."""
-ENDED = ("completed", "failed", "canceled")
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -98,7 +97,10 @@ CHANGING: tuple[str, ...] = (
     "reason",
     "completion_reason",
 )
-_INSERT = Prepared(insert(tasks), COLUMNS)
+_COMES_LATER = frozenset(CHANGING) - {"state", "updated_at_ms", "attempt", "instance_id", "expires_at_ms"}
+NEW: tuple[str, ...] = tuple(name for name in COLUMNS if name not in _COMES_LATER)
+"""What a new task has a value in. The others are NULL without being named: binding one takes as long as a text."""
+_INSERT = Prepared(insert(tasks), NEW)
 _UPDATE = Prepared(
     update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING}),
     (*CHANGING, "of_task"),
@@ -145,8 +147,8 @@ class TaskFilter:
     limit: int = 50
 
 
-snapshot: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*COLUMNS)
-"""All columns of a record, as they are now."""
+snapshot: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*NEW)
+"""A new task's row, as `insert_all` takes it."""
 changing: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*CHANGING, "task_id")
 """What may have changed of a record, as `update_all` takes it."""
 
@@ -183,7 +185,7 @@ def holder_of(connection: Connection, whose: UserKey) -> str | None:
 
 def living(connection: Connection) -> list[TaskRecord]:
     """Every task that has not ended, oldest first."""
-    asked = select(tasks).where(tasks.c.state.not_in(ENDED)).order_by(tasks.c.task_id)
+    asked = select(tasks).where(LIVING).order_by(tasks.c.task_id)
     return [_record(row) for row in connection.execute(asked)]
 
 

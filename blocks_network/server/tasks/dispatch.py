@@ -50,6 +50,7 @@ CONTROL_MINUTES = 7 * 24 * 60
 silent at its end, so it is long, and a task's no shorter than the connect's; a revoked API key's instances can listen
 until then, so it is not longer."""
 
+READ, WRITE = int(Bits.READ), int(Bits.WRITE)
 encode = msgspec.json.encode
 
 
@@ -71,11 +72,9 @@ class TaskTokens:
 
     def write(self, task: LiveTask) -> str:
         """For the instance: its events and files on the task's channel, its streams' set-up."""
-        channels = {
-            task.channel: Bits.READ | Bits.WRITE,
-            setup_channel(task.task_id, task.org_id): Bits.WRITE,
-            **dict.fromkeys(_input_channels(task), Bits.READ),
-        }
+        channels = dict.fromkeys(_input_channels(task), READ)
+        channels[task.channel] = READ | WRITE
+        channels[setup_channel(task.task_id, task.org_id)] = WRITE
         return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels, shown_soon=True)
 
     def read(
@@ -95,8 +94,8 @@ class TaskTokens:
         minutes = _bounded(max(READ_MINUTES, needed + SPARE_MINUTES if needed else 0))
         patterns = None
         if streams_of is not None:
-            patterns = {rf"^{re.escape(stream_channel(*streams_of))}-[0-9]+$": Bits.READ}
-        token = self._tokens.mint(keys, ttl_minutes=minutes, channels={channel: Bits.READ}, patterns=patterns)
+            patterns = {rf"^{re.escape(stream_channel(*streams_of))}-[0-9]+$": READ}
+        token = self._tokens.mint(keys, ttl_minutes=minutes, channels={channel: READ}, patterns=patterns)
         return ReadGrant(token, channel, minutes)
 
     def control(self, fleet: Fleet[LiveTask], keys: Keyset) -> str:

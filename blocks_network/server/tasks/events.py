@@ -75,7 +75,7 @@ _meta_decoder = msgspec.json.Decoder(_Meta)
 
 def mark_of(meta: bytes | None) -> Mark | None:
     """None for an event without a mark: the network's own, and those of runtimes that set none."""
-    if meta is None or b'"eventId"' not in meta:
+    if meta is None:
         return None
     return _marked(meta) if len(meta) <= REMEMBERED_BYTES else _marked.__wrapped__(meta)
 
@@ -83,6 +83,8 @@ def mark_of(meta: bytes | None) -> Mark | None:
 @lru_cache(maxsize=REMEMBERED)
 def _marked(meta: bytes) -> Mark | None:
     """Asked before an event is published, and once more when it is."""
+    if b'"eventId"' not in meta:
+        return None
     try:
         told = _meta_decoder.decode(meta)
     except (msgspec.DecodeError, RecursionError):

@@ -11,7 +11,7 @@ from blocks_network.server.tasks.events import Mark
 from blocks_network.server.tasks.life import WAITING
 from blocks_network.server.tasks.retries import RetryPolicy
 from blocks_network.server.webhooks.config import Webhook
-from blocks_network.wire.channels import task_channel
+from blocks_network.wire.channels import sessions_group, task_channel
 
 if TYPE_CHECKING:
     from blocks_network.server.tasks.leases import Fleet
@@ -40,6 +40,8 @@ class LiveTask(TaskRecord):
     fleet: Fleet[LiveTask]
     policy: RetryPolicy
     channel: str
+    readers_group: str | None = None
+    """The channel group in which `reader` finds it."""
     hook: Webhook | None = None
     """`webhook`, read."""
     artifacts_told: int = 0
@@ -79,5 +81,15 @@ class LiveTask(TaskRecord):
         values = {name: getattr(record, name) for name in COLUMNS}
         policy = RetryPolicy.from_text(record.retry_policy)
         channel = task_channel(record.task_id, record.org_id)
+        group = None if record.reader is None else sessions_group(record.org_id, record.reader)
         hook = None if record.webhook is None else Webhook.from_text(record.webhook)
-        return cls(**values, keys=keys, fleet=fleet, policy=policy, channel=channel, hook=hook, recalled=False)
+        return cls(
+            **values,
+            keys=keys,
+            fleet=fleet,
+            policy=policy,
+            channel=channel,
+            readers_group=group,
+            hook=hook,
+            recalled=False,
+        )

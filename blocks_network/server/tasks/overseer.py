@@ -393,6 +393,8 @@ class Overseer:
 
     def _notice(self, task: LiveTask, event: str, payload: bytes = b"") -> None:
         """Tells the task's webhook, if it has one for this: written in one transaction with the change before it."""
+        if task.hook is None:
+            return
         notice = notice_of(task, event, self._timers.now_ms(), self._limits, payload)
         if notice is not None:
             self._ledger.notice(notice)

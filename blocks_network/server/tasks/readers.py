@@ -45,6 +45,6 @@ def readers_alias(task_of: Callable[[Draft], LiveTask | None]) -> Callable[[Draf
 
     def also(draft: Draft) -> str | None:
         task = task_of(draft)
-        return None if task is None or task.reader is None else group_of(task.org_id, task.reader)
+        return None if task is None else task.readers_group
 
     return also

@@ -82,7 +82,6 @@ class Wanted:
 
 def check_against_card(wanted: Wanted, provider: Provider) -> bool:
     """Refuses what the agent does not take and notes what it may not expect; True when the task may have streams."""
-    card = provider.card
     if wanted.billing_mode != provider.billing_mode:
         raise TaskRefusal(
             "BillingModeMismatch",
@@ -96,28 +95,27 @@ def check_against_card(wanted: Wanted, provider: Provider) -> bool:
             f"agent {provider.agent_name} is not public and free: nobody reads its tasks without an identity; leave "
             "out extensions.blocks.anonFingerprint",
         )
-    kinds = cards.task_kinds(card)
+    kinds = provider.task_kinds
     if wanted.task_kind not in kinds:
         raise TaskRefusal(
             "TaskKindNotSupported",
             f"agent {provider.agent_name} takes no {wanted.task_kind} tasks, only {' and '.join(kinds)}",
             details={"taskKind": wanted.task_kind, "taskKinds": kinds},
         )
-    if cards.consumer_key_required(card) and wanted.consumer_public_key is None:
+    if provider.consumer_key_required and wanted.consumer_public_key is None:
         raise TaskRefusal(
             "ConsumerKeyRequired",
             f"agent {provider.agent_name} encrypts for its callers: send extensions.blocks.consumerPublicKey",
         )
-    _check_inputs(wanted, card, provider.agent_name)
-    streaming = cards.is_streaming(card)
-    if wanted.stream and not streaming:
+    _check_inputs(wanted, provider)
+    if wanted.stream and not provider.is_streaming:
         wanted.warnings.append("stream was asked for, and the agent's card declares none")
-    return streaming and (wanted.stream or wanted.task_kind == "pipe")
+    return provider.is_streaming and (wanted.stream or wanted.task_kind == "pipe")
 
 
-def _check_inputs(wanted: Wanted, card: Mapping[str, Any], agent_name: str) -> None:
+def _check_inputs(wanted: Wanted, provider: Provider) -> None:
     """Unknown ids and missing inputs: refused where the card is strict, else a warning; schemas are never binding."""
-    declared = {str(item.get("id")): item for item in cards.inputs(card)}
+    declared = provider.inputs
     if not declared:
         return
     sole = next(iter(declared)) if len(declared) == 1 else None
@@ -138,10 +136,10 @@ def _check_inputs(wanted: Wanted, card: Mapping[str, Any], agent_name: str) -> N
         for name, item in declared.items()
         if item.get("required") is True and name not in given
     ]
-    if faults and cards.strict_inputs(card):
+    if faults and cards.strict_inputs(provider.card):
         raise TaskRefusal(
             "InvalidInput",
-            f"agent {agent_name} does not take this request: {'; '.join(faults)}",
+            f"agent {provider.agent_name} does not take this request: {'; '.join(faults)}",
             details={"faults": faults},
         )
     wanted.warnings.extend(faults)
@@ -247,7 +245,7 @@ def _object(parent: Mapping[str, Any], key: str, at: str = "") -> Mapping[str, A
     value = parent.get(key)
     if value is None:
         return {}
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise invalid_params(f"{at}{key} is not an object")
     return value
 

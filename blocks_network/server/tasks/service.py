@@ -315,6 +315,7 @@ class TaskService:
         self._stamp = max(self._stamp + 1, now_ms << 16)  # ids rise with the order of arrival, whatever the clock does
         task_id = f"task-{self._stamp:016x}{secrets.token_hex(6)}"
         claims = {"sub": principal.user_id, "org": principal.org_id}
+        reader = None if wanted.reader is None else stored_name(principal, wanted.reader)
         return LiveTask(
             task_id=task_id,
             org_id=principal.org_id,
@@ -339,7 +340,8 @@ class TaskService:
             fleet=self._fleets.of(provider.agent_id, keys),
             policy=wanted.policy or RetryPolicy(),
             channel=task_channel(task_id, principal.org_id),
-            reader=None if wanted.reader is None else stored_name(principal, wanted.reader),
+            reader=reader,
+            readers_group=None if reader is None else group_of(principal.org_id, reader),
             webhook=None if hook is None else hook.to_text(),
             hook=hook,
         )
