@@ -95,7 +95,11 @@ def test_what_changes_of_a_task_is_updated_and_the_rest_stays(store: Store, text
 
 def test_the_living_are_those_that_have_not_ended(store: Store) -> None:
     states = ["submitted", "queued", "assigned", "running", "paused", "completed", "failed", "canceled"]
-    insert(store, *(task(number, state=state) for number, state in enumerate(states)))
+    insert(store, *(task(number, state="submitted") for number in range(len(states))))
+    moved = [
+        task(number, state=state, ended_at_ms=7 if state in states[5:] else None) for number, state in enumerate(states)
+    ]
+    store.write(tasks.update_all, [tasks.changing(one) for one in moved])
     assert [record.state for record in store.read(tasks.living)] == states[:5]
 
 

@@ -146,14 +146,17 @@ class CapabilityTokens:
         """
         if not 1 <= ttl_minutes <= MAX_TTL_MINUTES:
             raise ValueError(f"ttl_minutes is {ttl_minutes}; it goes from 1 to {MAX_TTL_MINUTES}")
-        matched, groups_matched = _compiled(patterns, self._limits), _compiled(group_patterns, self._limits)
-        _compiled(uuid_patterns, self._limits)
+        matched, groups_matched, pattern_maps = _NO_PATTERNS, _NO_PATTERNS, _NO_RESOURCES
+        if patterns or group_patterns or uuid_patterns:
+            matched, groups_matched = _compiled(patterns, self._limits), _compiled(group_patterns, self._limits)
+            _compiled(uuid_patterns, self._limits)
+            pattern_maps = _resource_maps(*map(_bits_by_name, (patterns, group_patterns, uuid_patterns)))
         named, grouped = _bits_by_name(channels), _bits_by_name(groups)
         issued_s = int(self._clock())
         content = b"%b\x43res%b\x43pat%b\x44meta%b" % (
             _stamped(issued_s, ttl_minutes),
             _resource_maps(named, grouped, _bits_by_name(uuids)),
-            _resource_maps(_bits_by_name(patterns), _bits_by_name(group_patterns), _bits_by_name(uuid_patterns)),
+            pattern_maps,
             cbor2.dumps(dict(meta)) if meta else EMPTY_MAP,
         )
         entries = 6
@@ -256,21 +259,28 @@ def _stamped(issued_s: int, ttl_minutes: int) -> bytes:
 
 def _resource_maps(channels: dict[str, int], groups: dict[str, int], uuids: dict[str, int]) -> bytes:
     """The five maps in the service's order; `spc` and `usr` are older names that we leave empty."""
-    return b"\xa5\x44chan%b\x43grp%b\x43spc\xa0\x43usr\xa0\x44uuid%b" % (
-        cbor2.dumps(channels) if channels else EMPTY_MAP,
-        cbor2.dumps(groups) if groups else EMPTY_MAP,
-        cbor2.dumps(uuids) if uuids else EMPTY_MAP,
-    )
+    chan, grp, uuid = _map(channels), _map(groups), _map(uuids)
+    return b"".join((b"\xa5\x44chan", chan, b"\x43grp", grp, _OLDER_NAMES, uuid))
+
+
+_OLDER_NAMES = b"\x43spc\xa0\x43usr\xa0\x44uuid"
+_NO_PATTERNS: list[tuple[Pattern, int]] = []
+_NO_RESOURCES = b"\xa5\x44chan\xa0\x43grp\xa0" + _OLDER_NAMES + EMPTY_MAP
+
+
+def _map(bits_by_name: dict[str, int]) -> bytes:
+    return cbor2.dumps(bits_by_name) if bits_by_name else EMPTY_MAP
 
 
 def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
     """Raises ValueError for names or bits that are none."""
-    if not found:
-        return {}
-    for name, bits in found.items():
-        if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
-            raise ValueError(f"{name!r} with bits {bits!r} is no permission")
-    return {name: int(bits) for name, bits in found.items()}
+    plain: dict[str, int] = {}
+    if found:
+        for name, bits in found.items():
+            if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
+                raise ValueError(f"{name!r} with bits {bits!r} is no permission")
+            plain[name] = int(bits)
+    return plain
 
 
 def _compiled(expressions: Mapping[str, Bits | int] | None, limits: Limits) -> list[tuple[Pattern, int]]:

@@ -43,17 +43,26 @@ async def read_object(request: Request, max_bytes: int, *, optional: bool = Fals
 
 async def read_objects(request: Request, max_bytes: int) -> dict[str, Any] | list[Any]:
     """The body as a JSON object, or as a list of whatever it holds. ApiRefusal 400 or 413."""
-    value = _parsed(await read_body(request, max_bytes))
-    return value if isinstance(value, list) else _object(value)
+    body = await read_body(request, max_bytes)
+    if not body.lstrip().startswith(b"["):
+        return _object(_parsed(body))
+    return [_parsed(bytes(item)) for item in _decoded(_items, body)]  # each by itself: how deep it is shows at once
 
 
-def _parsed(body: bytes) -> Any:
+_anything, _items = msgspec.json.Decoder(), msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
-        value = msgspec.json.decode(body)
+        return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
         raise bad_request(f"the body is not JSON: {fault}", "INVALID_JSON") from fault
     except RecursionError:
         raise _too_deep() from None
+
+
+def _parsed(body: bytes) -> Any:
+    value = _decoded(_anything, body)
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise _too_deep()
     return value

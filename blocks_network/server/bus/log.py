@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TypeVar
@@ -407,6 +408,7 @@ def _into(done: Future[T], run: Callable[[sqlite3.Connection], T], connection: s
         done.set_exception(fault)
 
 
+@lru_cache(maxsize=4_096)
 def place_of(keyset: str, channel: str) -> int:
     """Where a channel's messages are found: a 64-bit hash; queries compare the names as well."""
     digest = hashlib.blake2b(f"{keyset}\0{channel}".encode("utf-8", "surrogatepass"), digest_size=8).digest()

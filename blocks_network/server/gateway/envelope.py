@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -31,25 +32,40 @@ class Envelopes:
         """`name` is the subscribed one that matched: the channel, a wildcard or a group."""
         if message is not self._latest:
             self._shared, self._latest = _shared(message), message
-        return b'%b,"b":%b}' % (self._shared, quoted(name))
+        return b'%b,"b":%b}' % (self._shared, _name(name))
 
 
 def _shared(message: Message) -> bytes:
     draft = message.draft
-    parts = [b'{"a":"1","f":514']
-    if draft.kind is not Kind.MESSAGE:
-        parts.append(b',"e":%d' % draft.kind)
-    if draft.publisher:
-        parts.append(b',"i":%b' % quoted(draft.publisher))
-    parts.append(
-        b',"p":{"t":"%d","r":%d},"k":%b,"c":%b,"d":%b'
-        % (message.timetoken, REGION, quoted(draft.keyset), quoted(draft.channel), draft.payload)
-    )
+    parts = [
+        _head(draft.kind, draft.publisher),
+        b"%d" % message.timetoken,
+        _place(draft.keyset),
+        _name(draft.channel),
+        b',"d":',
+        draft.payload,
+    ]
     if draft.meta is not None:
-        parts.append(b',"u":%b' % draft.meta)
+        parts += b',"u":', draft.meta
     if draft.custom_type is not None:
-        parts.append(b',"cmt":%b' % quoted(draft.custom_type))
+        parts += b',"cmt":', quoted(draft.custom_type)
     return b"".join(parts)
+
+
+# What many messages share is encoded once.
+@lru_cache(maxsize=1_024)
+def _head(kind: Kind, publisher: str) -> bytes:
+    event = b"" if kind is Kind.MESSAGE else b',"e":%d' % kind
+    issuer = b',"i":%b' % quoted(publisher) if publisher else b""
+    return b'{"a":"1","f":514%b%b,"p":{"t":"' % (event, issuer)
+
+
+@lru_cache(maxsize=256)
+def _place(keyset: str) -> bytes:
+    return b'","r":%d},"k":%b,"c":' % (REGION, quoted(keyset))
+
+
+_name = lru_cache(maxsize=1_024)(quoted)
 
 
 def answer_body(cursor: int, envelopes: Iterable[bytes]) -> bytes:

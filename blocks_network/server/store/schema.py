@@ -137,7 +137,7 @@ instances = Table(
 )
 """Who has connected: the only uuids on a control channel that may get work. Two agents may have one id each."""
 
-LIVING = text("state NOT IN ('completed', 'failed', 'canceled')")
+LIVING = text("ended_at_ms IS NULL")
 """Written out: a database uses an index of some rows where a query says which in the same words."""
 
 tasks = Table(

@@ -83,13 +83,13 @@ def mark_of(meta: bytes | None) -> Mark | None:
 @lru_cache(maxsize=REMEMBERED)
 def _marked(meta: bytes) -> Mark | None:
     """Asked before an event is published, and once more when it is."""
-    if b'"eventId"' not in meta:
-        return None
     try:
         told = _meta_decoder.decode(meta)
     except (msgspec.DecodeError, RecursionError):
         return None
-    run, _, number = told.event_id.rpartition(".") if isinstance(told.event_id, str) else ("", "", "")
+    if not isinstance(told.event_id, str):
+        return None
+    run, _, number = told.event_id.rpartition(".")
     if not run or len(run) > RUN_CHARS or not _is_number(number):
         return None
     return Mark(run, int(number), int(told.attempt) if _is_number(told.attempt) else 0)

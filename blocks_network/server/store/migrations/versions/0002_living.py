@@ -10,7 +10,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-LIVING = sa.text("state NOT IN ('completed', 'failed', 'canceled')")
+LIVING = sa.text("ended_at_ms IS NULL")
 
 
 def upgrade() -> None:
