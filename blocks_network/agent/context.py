@@ -57,6 +57,7 @@ class TaskContext:
         *,
         checkpoint: Callable[[], None] | None = None,
         wait_resumed: Callable[[], object] | None = None,
+        make_cancel_event: Callable[[], threading.Event] | None = None,
         make_task_client: Callable[[], TaskClient | None] | None = None,
         expired: Callable[[], bool] | None = None,
     ) -> None:
@@ -65,11 +66,20 @@ class TaskContext:
         self.create_stream = create_stream or _only_while_running("create_stream")
         self.download_input_artifact = download_input_artifact or _only_while_running("download_input_artifact")
         self.publish_artifact = publish_artifact or _only_while_running("publish_artifact")
-        self.cancel_event = cancel_event or threading.Event()
+        self._make_cancel_event = make_cancel_event
+        self._cancel_event = cancel_event or (None if make_cancel_event else threading.Event())
         self.checkpoint = checkpoint or _go_on
         self._wait_resumed = wait_resumed or _go_on
         self._task_client, self._make_task_client = task_client, make_task_client
         self._expired = expired
+
+    @property
+    def cancel_event(self) -> threading.Event:
+        """Set when the task is to end."""
+        if self._cancel_event is None:
+            assert self._make_cancel_event is not None
+            self._cancel_event = self._make_cancel_event()
+        return self._cancel_event
 
     async def acheckpoint(self) -> None:
         """`checkpoint` for coroutines: others run on meanwhile."""

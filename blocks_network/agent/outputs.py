@@ -40,6 +40,7 @@ class Outputs:
             mime_type=artifact.mime_type,
             hash=f"sha256:{hashlib.sha256(artifact.data).hexdigest()}",
             file_name=safe_name(artifact.file_name),
+            inline_limit=limit,
         )
         events.artifact(ref, artifact.output_id)
 

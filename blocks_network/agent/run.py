@@ -165,8 +165,8 @@ class TaskRunner:
             download_input_artifact=download,
             publish_artifact=publish_artifact,
             checkpoint=run.checkpoint,
-            wait_resumed=run.running.wait,
-            cancel_event=run.ending,
+            wait_resumed=run.wait_resumed,
+            make_cancel_event=lambda: run.ending,
             make_task_client=lambda: self._task_client(run),
             expired=lambda: EndReason.EXPIRED in run.asked_to_end(),
         )

@@ -49,30 +49,37 @@ class Verdict(Enum):
     CANCELED_BEFORE = "canceled"
 
 
-def _set_event() -> threading.Event:
-    event = threading.Event()
-    event.set()
-    return event
-
-
 @dataclass(slots=True)
 class TaskRun:
-    """All that the instance knows of one task. `client` publishes with the task's own token."""
+    """All that the instance knows of one task. `client` publishes with the task's own token.
+
+    Events are made when somebody asks for them: most tasks are neither paused nor cancelled, and end before.
+    """
 
     task: StartTaskMessage
     org_id: str
     channel: str
     client: PubNub
     received_at: float = field(default_factory=time.monotonic)
-    ending: threading.Event = field(default_factory=threading.Event)
     reasons: set[EndReason] = field(default_factory=set)
-    running: threading.Event = field(default_factory=_set_event)
-    """Cleared while the task is paused."""
     failure: str | None = None
     """Why the task has failed, whatever its handler still does."""
     _when_ending: list[Callable[[], None]] = field(default_factory=list, repr=False)
     _when_left: list[Callable[[], None]] = field(default_factory=list, repr=False)
+    _ending: threading.Event | None = field(default=None, repr=False)
+    _resumed: threading.Event | None = field(default=None, repr=False)
+    """Waited for while the task is paused."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def ending(self) -> threading.Event:
+        """Set when the task is asked to end."""
+        with self._lock:
+            if self._ending is None:
+                self._ending = threading.Event()
+                if self.reasons:
+                    self._ending.set()
+            return self._ending
 
     @property
     def task_id(self) -> str:
@@ -87,8 +94,9 @@ class TaskRun:
         with self._lock:
             self.reasons.add(reason)
             called, self._when_ending = self._when_ending, []
-        self.ending.set()
-        self.running.set()
+            if self._ending is not None:
+                self._ending.set()
+        self.resume()
         for call in called:
             call()
 
@@ -125,16 +133,23 @@ class TaskRun:
     def pause(self) -> None:
         """Its context blocks at the next checkpoint, until `resume` or `end`."""
         with self._lock:
-            if not self.reasons:
-                self.running.clear()
+            if not self.reasons and self._resumed is None:
+                self._resumed = threading.Event()
 
     def resume(self) -> None:
-        self.running.set()
+        with self._lock:
+            resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.set()
 
     def checkpoint(self) -> None:
         """Waits while the task is paused. Not on an event loop: that would hold up every other coroutine."""
-        if not self.running.is_set() and asyncio._get_running_loop() is None:
-            self.running.wait()
+        if self._resumed is not None and asyncio._get_running_loop() is None:
+            self.wait_resumed()
+
+    def wait_resumed(self) -> None:
+        while (resumed := self._resumed) is not None:
+            resumed.wait()
 
 
 class TaskTable:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from blocks_network.backoff import Backoff
 from blocks_network.errors import ApiError, TransportError
+from blocks_network.jsontext import encode_plain
 from blocks_network.transport.http import POOL
 from blocks_network.transport.responses import Response
 from blocks_network.wire.versions import PROTOCOL_VERSION, PROTOCOL_VERSION_HEADER
@@ -192,7 +193,7 @@ def post_json(
 
 
 def send_json(method: str, url: str, body: Any, headers: dict[str, str], timeout_s: float) -> Response:
-    payload = None if body is None else _encode(body).encode()
+    payload = None if body is None else encode_plain(body) or _encode(body).encode()
     if not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
     return POOL.request(method, url, body=payload, headers=headers, read_timeout_s=timeout_s)

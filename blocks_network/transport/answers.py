@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from pubnub.endpoints.pubsub.subscribe import Subscribe
 from pubnub.pubnub import PubNub
 
+from blocks_network import jsontext
 from blocks_network.backoff import Backoff
 from blocks_network.errors import TransportError
 from blocks_network.transport.faults import Interruption, TimedOut
@@ -149,7 +149,7 @@ class Pushed(Polled):
             answer = call(self._endpoint(_Stream, self._streamer, cursor, region))
             self._opened_at = time.monotonic()
         else:
-            answer, self._offs = json.loads(line), 0
+            answer, self._offs = jsontext.decode(line), 0
         self._had_news = _has_news(answer)
         self._bore_fruit = self._bore_fruit or self._had_news
         return answer

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from blocks_network import jsontext
 from blocks_network.errors import TransportError
 from blocks_network.transport.faults import Faults
 
@@ -32,7 +32,7 @@ class Response:
 
     def json(self) -> Any:
         """The parsed body; ValueError when it is not JSON."""
-        return json.loads(self.content)
+        return jsontext.decode(self.content)
 
 
 class StreamedResponse:

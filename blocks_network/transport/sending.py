@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 from pubnub.pubnub import PubNub
 
 from blocks_network.errors import AccessDeniedError, TransportError
+from blocks_network.jsontext import encode_plain
 from blocks_network.transport.faults import ConnectFailed
 from blocks_network.transport.http import POOL
 from blocks_network.transport.pubnub import PubNubKeys, call, keys_of
@@ -114,32 +115,35 @@ class BatchSender:
 
     def together(self, one: Outgoing, other: Outgoing) -> bool:
         """Of one keyset; the publisher's name is the same for all of an instance."""
-        return one.client is other.client or keys_of(one.client) == keys_of(other.client)
+        if one.client.config is other.client.config:
+            return True
+        return keys_of(one.client) == keys_of(other.client)
 
     def send(self, batch: Sequence[Outgoing]) -> list[TransportError | None]:
         results: list[TransportError | None] = []
-        pieces: list[str] = []
-        first = 0
+        pieces: list[bytes] = []
+        first = size = 0
         for index, outgoing in enumerate(batch):
             piece = _encoded(outgoing)
-            if piece is None or sum(map(len, pieces)) + len(piece) > BATCH_BYTES:
+            if piece is None or size + len(piece) > BATCH_BYTES:
                 results += self._request(batch[first:index], pieces)
-                first, pieces = index, []
+                first, pieces, size = index, [], 0
             if piece is None:
                 results += self._singles.send(batch[index : index + 1])  # it has the words for what is wrong
                 first = index + 1
             else:
                 pieces.append(piece)
+                size += len(piece)
         return results + self._request(batch[first:], pieces)
 
-    def _request(self, batch: Sequence[Outgoing], pieces: Sequence[str]) -> list[TransportError | None]:
+    def _request(self, batch: Sequence[Outgoing], pieces: Sequence[bytes]) -> list[TransportError | None]:
         if not batch:
             return []
         try:
             response = POOL.request(
                 "POST",
                 self._address_for(batch[0].client),
-                body=f'{{"messages":[{",".join(pieces)}]}}'.encode("utf-8", "surrogatepass"),
+                body=b'{"messages":[%b]}' % b",".join(pieces),
                 headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
                 connect_timeout_s=batch[0].client.config.connect_timeout,
                 read_timeout_s=batch[0].client.config.non_subscribe_request_timeout,
@@ -182,7 +186,7 @@ class BatchSender:
         return self._address[2]
 
 
-def _encoded(outgoing: Outgoing) -> str | None:
+def _encoded(outgoing: Outgoing) -> bytes | None:
     """The item's JSON; None when the message is none."""
     item = {
         "channel": outgoing.channel,
@@ -191,8 +195,11 @@ def _encoded(outgoing: Outgoing) -> str | None:
         "store": outgoing.store,
         "auth": outgoing.client._get_token() or "",
     }
+    plain = encode_plain(item)
+    if plain is not None:
+        return plain
     try:
-        return _encode(item)
+        return _encode(item).encode("utf-8", "surrogatepass")
     except (TypeError, ValueError, RecursionError):
         return None
 

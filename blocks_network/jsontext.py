@@ -1,0 +1,66 @@
+"""JSON by a faster library where there is one (msgspec: extra `fast`, and with the network), and never another result.
+
+Whatever that library would read or write in another way than Python's own is left to Python's own: what one process
+takes and sends does not depend on what else is installed.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from math import isfinite
+from typing import Any
+
+__all__ = ["decode", "encode_plain"]
+
+
+def _faster() -> Any:
+    try:
+        return import_module("msgspec.json")
+    except ModuleNotFoundError:
+        return None
+
+
+_FASTER = _faster()
+"""None where it is not installed."""
+
+
+def decode(text: bytes) -> Any:
+    """As `json.loads` of UTF-8. ValueError (also its UnicodeDecodeError) or RecursionError for what is no JSON."""
+    if _FASTER is not None:
+        try:
+            return _FASTER.decode(text)
+        except (ValueError, RecursionError):
+            pass  # it knows neither NaN nor single surrogates, and json has the words for what is wrong
+    return json.loads(text)
+
+
+def encode_plain(value: object) -> bytes | None:
+    """The JSON of texts, whole and finite numbers, booleans, None, and lists and dicts of these; compact, in UTF-8.
+
+    None for any other value, and where only Python's own encoder is there: call that.
+    """
+    if _FASTER is None:
+        return None
+    try:
+        return bytes(_FASTER.encode(value)) if _is_plain(value) else None
+    except (ValueError, OverflowError, RecursionError):  # single surrogates, and what is too deep
+        return None
+
+
+def _is_plain(value: object) -> bool:
+    """By exact types: a subclass may have its own idea of its JSON."""
+    kind = type(value)
+    if kind is dict:
+        for key, item in value.items():  # type: ignore[attr-defined]
+            if type(key) is not str:
+                return False
+            kind = type(item)
+            if not (kind is str or kind is int or kind is bool or item is None or _is_plain(item)):
+                return False
+        return True
+    if kind is list:
+        return all(map(_is_plain, value))  # type: ignore[call-overload]
+    if kind is float:
+        return isfinite(value)  # type: ignore[arg-type]
+    return kind is str or kind is int or kind is bool or value is None
