@@ -46,18 +46,19 @@ class Prepared:
             return driver.execute(text, arranged(values)).rowcount
         return connection.exec_driver_sql(text, arranged(values)).rowcount
 
-    def run_all(self, connection: Connection, rows: Sequence[Values]) -> None:
-        """Once for each of the rows."""
+    def run_all(self, connection: Connection, rows: Sequence[Values]) -> int:
+        """Once for each of the rows. Returns how many rows of the table it concerned."""
         if not rows:
-            return
+            return 0
         text, arranged = self._for(connection.dialect)
         driver = connection.connection.driver_connection
-        if isinstance(driver, sqlite3.Connection):
-            for shape, alike in groupby(map(arranged, rows), key=_shape_of):
-                text_of_shape, given = self._shaped.get(shape) or self._shape(text, shape)
-                driver.executemany(text_of_shape, map(given, alike))
-        else:
-            connection.exec_driver_sql(text, [arranged(values) for values in rows])
+        if not isinstance(driver, sqlite3.Connection):
+            return connection.exec_driver_sql(text, [arranged(values) for values in rows]).rowcount
+        concerned = 0
+        for shape, alike in groupby(map(arranged, rows), key=_shape_of):
+            text_of_shape, given = self._shaped.get(shape) or self._shape(text, shape)
+            concerned += driver.executemany(text_of_shape, map(given, alike)).rowcount
+        return concerned
 
     def _shape(self, text: str, shape: Shape) -> tuple[str, Callable[[Values], Values]]:
         """The statement for values of these types, and how they are given to it."""

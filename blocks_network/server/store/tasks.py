@@ -165,13 +165,11 @@ def update_all(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
 
 def claim_keys(connection: Connection, claims: Sequence[KeyClaim]) -> dict[UserKey, str]:
     """Gives each free key to the first task that claims it here. Returns the task that has each one now."""
-    holders: dict[UserKey, str] = {}
-    for claim in claims:
-        is_free = _CLAIM.run(connection, (*claim.whose, claim.task_id, claim.at_ms)) == 1
-        holder = claim.task_id if is_free else holder_of(connection, claim.whose)
-        assert holder is not None
-        holders[claim.whose] = holder
-    return holders
+    rows = [(*claim.whose, claim.task_id, claim.at_ms) for claim in claims]
+    if _CLAIM.run_all(connection, rows) == len(rows):  # as nearly always: a key is new, and one task's
+        return {claim.whose: claim.task_id for claim in claims}
+    holders = {claim.whose: holder_of(connection, claim.whose) for claim in claims}
+    return {whose: holder for whose, holder in holders.items() if holder is not None}
 
 
 def holder_of(connection: Connection, whose: UserKey) -> str | None:

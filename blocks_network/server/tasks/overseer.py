@@ -71,8 +71,8 @@ class Overseer:
         self._tokens, self._timers, self._limits = tokens, timers, limits
         self.living: dict[str, LiveTask] = {}
         self.cursor = 0
-        self._heard_ms = 0
-        """When the event that is being applied came onto its channel."""
+        self._came_ms = 0
+        """When the event that is being applied came onto its channel, by the bus's clock."""
         self.positions = 0
         """The highest position of the outbox."""
         self._ended: OrderedDict[str, LiveTask] = OrderedDict()
@@ -89,7 +89,8 @@ class Overseer:
     def admit(self, task: LiveTask, max_backlog: int) -> Outgoing | None:
         """Places a new task or lets it wait; returns what is to leave once it is stored. Refuses a full backlog."""
         fleet = task.fleet
-        instance = None if fleet.waiting else self._free(fleet)
+        now_ms = self._timers.now_ms()
+        instance = None if fleet.waiting else self._free(fleet, now_ms)
         if instance is None:
             waiting = len(fleet.waiting)
             if waiting >= max_backlog:
@@ -103,7 +104,7 @@ class Overseer:
             fleet.queue(task.task_id, task)
         self.add(task)
         if instance is None:
-            self._look_again(fleet)
+            self._look_again(fleet, now_ms)
             return None
         self._give(task, instance)
         return partial(self._start, task, instance.instance_id)
@@ -130,22 +131,22 @@ class Overseer:
 
     def pump(self, fleet: Fleet[LiveTask]) -> None:
         """Gives waiting tasks, in their order, to instances that are free."""
+        now_ms = self._timers.now_ms() if fleet.waiting else 0
         while fleet.waiting:
-            instance = self._free(fleet)
+            instance = self._free(fleet, now_ms)
             if instance is None:
-                self._look_again(fleet)
+                self._look_again(fleet, now_ms)
                 return
             _, task = fleet.waiting.popitem(last=False)
             self._give(task, instance)
             self._ledger.update(task)
             self._ledger.send(partial(self._start, task, instance.instance_id))
 
-    def _free(self, fleet: Fleet[LiveTask]) -> Instance | None:
-        return choose(fleet.instances.values(), self._timers.now_ms(), self._fleets.state_of(fleet))
+    def _free(self, fleet: Fleet[LiveTask], now_ms: int) -> Instance | None:
+        return choose(fleet.instances.values(), now_ms, self._fleets.state_of(fleet))
 
-    def _look_again(self, fleet: Fleet[LiveTask]) -> None:
+    def _look_again(self, fleet: Fleet[LiveTask], now_ms: int) -> None:
         """Sets a timer for the next instant at which an instance may have become free without a word."""
-        now_ms = self._timers.now_ms()
         instants = [
             at_ms
             for instance in fleet.instances.values()
@@ -197,7 +198,7 @@ class Overseer:
     def heard(self, message: Message) -> None:
         """A message on a task's channel has become visible."""
         self.cursor = message.timetoken
-        self._heard_ms = min(message.timetoken // TICKS_PER_MS, self._timers.now_ms())
+        self._came_ms = message.timetoken // TICKS_PER_MS
         draft = message.draft
         task = self.task_of(draft)
         if task is None:
@@ -215,6 +216,10 @@ class Overseer:
             self._shown(task, event, draft.publisher)
         if event.type == "artifact" and not self.is_stranger(task, draft.publisher):
             self._notice(task, ARTIFACT, draft.payload)
+
+    def _heard_ms(self) -> int:
+        """The same by the timers' clock: never ahead of it."""
+        return min(self._came_ms, self._timers.now_ms())
 
     def task_of(self, draft: Draft) -> LiveTask | None:
         """The living task whose channel this is."""
@@ -249,13 +254,13 @@ class Overseer:
             self._started(task)
         if event.turn is not None:
             before = task.state
-            self._move(task, Happening.PAUSED if event.turn == "paused" else Happening.RESUMED, self._heard_ms)
+            self._move(task, Happening.PAUSED if event.turn == "paused" else Happening.RESUMED, self._heard_ms())
             self._ledger.update(task, soon=False)
             if task.state != before:
                 self._notice(task, f"task.{event.turn}")
 
     def _started(self, task: LiveTask) -> None:
-        self._move(task, Happening.STARTED, self._heard_ms)
+        self._move(task, Happening.STARTED, self._heard_ms())
         task.started_at_ms = task.updated_at_ms
         instance = task.fleet.instances.get(task.instance_id or "")
         if instance is not None:
@@ -368,7 +373,7 @@ class Overseer:
         unsent = task.state == "assigned" and task.sends == 0  # its instance has never heard of it
         at_instance = task.instance_id if task.state in ON_AN_INSTANCE and not unsent else None
         instance = task.fleet.instances.get(at_instance or "")
-        self._move(task, _HAPPENED[event.state], self._heard_ms)
+        self._move(task, _HAPPENED[event.state], self._heard_ms())
         task.ended_at_ms = task.updated_at_ms
         error, reason, completion = (event.text(name) for name in ("error", "reason", "completion_reason"))
         task.error = None if error is None else cut_text(error)
