@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,10 +14,13 @@ from databases import Place
 from postgres_server import PostgresServer
 from sqlalchemy import Connection, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
+from test_store_tasks import task
 
+from blocks_network.server.store import tasks
 from blocks_network.server.store.database import Database, StoreFault
 from blocks_network.server.store.orgs import ensure_org, org_name
-from blocks_network.server.store.schema import metadata, orgs
+from blocks_network.server.store.schema import LIVING, metadata, orgs
+from blocks_network.server.store.schema import tasks as tables
 
 GATHERED = 700
 """More closures than go into one transaction."""
@@ -166,6 +170,32 @@ def test_the_migrations_build_the_tables_of_the_schema(lasting: Place) -> None:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
     assert lasting.run(lambda database: database.read(differences)) == []
+
+
+def test_a_database_of_the_first_step_keeps_its_tasks_on_the_way_to_this_one(lasting: Place) -> None:
+    def of_step_one(connection: Connection) -> None:
+        rows = [task(1), task(2, state="completed", ended_at_ms=7), task(3, state="running")]
+        tasks.insert_all(connection, [tasks.snapshot(row) for row in rows])
+        tasks.update_all(connection, [tasks.changing(row) for row in rows])
+        connection.execute(text("DROP INDEX ix_tasks_living"))
+        connection.execute(text("CREATE INDEX ix_tasks_state ON tasks (state)"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+
+    async def look(database: Database) -> list[str]:
+        assert await database.read(lambda one: list(compare_metadata(MigrationContext.configure(one), metadata))) == []
+        return [record.task_id for record in await database.read(tasks.living)]
+
+    lasting.run(lambda database: database.write(of_step_one))
+    assert lasting.run(look) == ["task-0001", "task-0003"]
+
+
+def test_who_looks_for_living_tasks_reads_no_others(tmp_path: Path) -> None:
+    def plan(connection: Connection) -> str:
+        asked = select(tables.c.task_id).where(LIVING).order_by(tables.c.task_id)
+        return str(connection.execute(text(f"EXPLAIN QUERY PLAN {asked}")).fetchall())
+
+    place = Place("disk", f"sqlite:///{tmp_path / 'network.db'}")
+    assert "ix_tasks_living" in place.run(lambda database: database.read(plan))
 
 
 def test_a_database_of_a_later_version_is_not_touched(lasting: Place) -> None:
