@@ -16,13 +16,15 @@ __all__ = ["decode", "encode_plain"]
 
 def _faster() -> Any:
     try:
-        return import_module("msgspec.json")
-    except ModuleNotFoundError:
+        library, found = import_module("msgspec"), import_module("msgspec.json")
+    except ImportError:
         return None
+    # before 0.21 its faults are no ValueErrors; and those versions that read numbers wrongly are older still
+    return found if issubclass(library.DecodeError, ValueError) else None
 
 
 _FASTER = _faster()
-"""None where it is not installed."""
+"""None where it is not installed, or too old."""
 
 
 def decode(text: bytes) -> Any:

@@ -81,6 +81,11 @@ class TaskContext:
             self._cancel_event = self._make_cancel_event()
         return self._cancel_event
 
+    @cancel_event.setter
+    def cancel_event(self, event: threading.Event) -> None:
+        """For tests of handlers."""
+        self._cancel_event = event
+
     async def acheckpoint(self) -> None:
         """`checkpoint` for coroutines: others run on meanwhile."""
         await asyncio.to_thread(self._wait_resumed)

@@ -121,7 +121,7 @@ def _takes_context(handler: Callable[..., Any]) -> bool:
 def _run_generator(steps: Any, run: TaskRun, write: Write | None) -> tuple[list[Any], Any]:
     gathered: list[Any] = []
     try:
-        while not run.reasons:
+        while not run.is_ending:
             try:
                 value = next(steps)
             except StopIteration as end:
@@ -136,7 +136,7 @@ async def _drained(steps: Any, run: TaskRun, write: Write | None) -> list[Any]:
     gathered: list[Any] = []
     try:
         async for value in steps:
-            if run.reasons:
+            if run.is_ending:
                 break
             if write is None:
                 _take(value, gathered, None)

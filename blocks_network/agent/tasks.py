@@ -82,6 +82,11 @@ class TaskRun:
             return self._ending
 
     @property
+    def is_ending(self) -> bool:
+        """It was asked to end, or its handler has set `cancel_event` by itself."""
+        return bool(self.reasons) or (self._ending is not None and self._ending.is_set())
+
+    @property
     def task_id(self) -> str:
         return self.task.task_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -92,14 +93,14 @@ class Metrics:
 
 class _Published(Collector):
     def __init__(self, counts: Mapping[str, int]) -> None:
-        self._counts = counts
+        self._counts, self._since_s = counts, time.time()
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         told = CounterMetricFamily(
             "blocks_published_messages", "Messages that became visible, by kind", labels=["kind"]
         )
         for kind, count in self._counts.items():
-            told.add_metric([kind], count)
+            told.add_metric([kind], count, created=self._since_s)
         yield told
 
 

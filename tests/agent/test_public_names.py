@@ -306,6 +306,9 @@ def test_a_context_made_by_hand_serves_a_test_of_a_handler() -> None:
     ctx.checkpoint()
     assert isinstance(ctx.cancel_event, threading.Event)
     assert (ctx.is_cancelled, ctx.is_expired) == (False, False)
+    ctx.cancel_event = threading.Event()
+    ctx.cancel_event.set()
+    assert ctx.is_cancelled
     for method in ("create_stream", "download_input_artifact", "publish_artifact"):
         with pytest.raises(RuntimeError, match=method):
             getattr(ctx, method)()

@@ -88,6 +88,17 @@ def test_an_end_that_comes_right_behind_the_start_is_seen(blocks: Network, kind:
     desk.close()
 
 
+def test_a_generator_that_sets_its_own_cancel_event_ends_there(blocks: Network) -> None:
+    def steps(task: Any, ctx: TaskContext) -> Any:
+        yield "a"
+        ctx.cancel_event.set()
+        yield "b"
+        yield "c"
+
+    blocks.agent(steps, name="stepping")
+    assert blocks.client().run("stepping", "go").text == "ab"
+
+
 def test_a_network_that_takes_no_events_holds_up_no_control_message(
     blocks: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,40 @@ def test_the_end_cuts_what_takes_longer_than_its_grace() -> None:
     serve(scenario, stuck)
 
 
+def test_the_end_also_waits_for_what_was_sent_behind_a_request() -> None:
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.05 if scope["path"] == "/a" else 60)
+        await measure(scope, receive, send)
+
+    async def scenario(port: int, listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /a HTTP/1.1\r\nhost: t\r\n\r\nGET /stuck HTTP/1.1\r\nhost: t\r\n\r\n")
+        while not listener.tasks:
+            await asyncio.sleep(0)
+        listener.refuse()
+        assert await listener.drain(0.3) == 1
+        assert not listener.tasks
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    serve(scenario, slow)
+
+
+def test_a_connection_that_comes_while_the_door_closes_is_closed() -> None:
+    async def scenario(port: int, listener: Listener) -> None:
+        coming = [asyncio.ensure_future(asyncio.open_connection("127.0.0.1", port)) for _ in range(50)]
+        await asyncio.sleep(0)
+        listener.refuse()
+        for opened in await asyncio.gather(*coming, return_exceptions=True):
+            if isinstance(opened, tuple):
+                with contextlib.suppress(ConnectionError):
+                    assert await asyncio.wait_for(opened[0].read(), 5) == b""
+                opened[1].close()
+        assert not listener.connections
+
+    serve(scenario)
+
+
 def test_a_port_in_use_is_said_with_the_way_out() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,

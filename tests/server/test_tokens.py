@@ -253,6 +253,8 @@ def test_no_text_makes_verification_fail_otherwise(text: str) -> None:
         [1],
         {b"v": 2, b"t": "1", b"ttl": 1, b"res": {}, b"pat": {}},
         {b"v": 2, b"t": 1, b"ttl": 1, b"res": {b"chan": 1, b"grp": {}}, b"pat": {b"chan": {}, b"grp": {}}},
+        {b"v": 2, b"t": 1, b"ttl": 1, b"res": {b"chan": None, b"grp": {}}, b"pat": {b"chan": {}, b"grp": {}}},
+        {b"v": 2, b"t": 1, b"ttl": 1, b"res": {b"chan": {}, b"grp": []}, b"pat": {b"chan": {}, b"grp": {}}},
         {b"v": 2, b"t": 1, b"ttl": 1, b"res": {b"chan": {"c": "x"}, b"grp": {}}, b"pat": {b"chan": {}, b"grp": {}}},
         {b"v": 2, b"t": 1, b"ttl": 1, b"res": {b"chan": {}, b"grp": {}}, b"pat": {b"chan": {"(": 1}, b"grp": {}}},
     ],
@@ -271,6 +273,17 @@ def test_verified_tokens_are_kept_within_their_bound(clock: Clock) -> None:
     kept = [tokens.verify(KEYSET, token) for token in minted]
     assert tokens.verify(KEYSET, minted[-1]) is kept[-1]
     assert tokens.verify(KEYSET, minted[0]) is not kept[0]
+
+
+def test_equal_tokens_take_one_place(clock: Clock) -> None:
+    """Those of one second, for the same: they are one text."""
+    tokens = CapabilityTokens(limits=Limits(tokens_cached_chars=2_000), clock=clock)
+    for _ in range(100):
+        often = tokens.mint(KEYSET, ttl_minutes=1, channels={"c": 1}, shown_soon=True)
+    kept = tokens.verify(KEYSET, often)
+    for number in range(4):
+        tokens.mint(KEYSET, ttl_minutes=1, channels={f"c{number}": 1}, shown_soon=True)
+    assert tokens.verify(KEYSET, often) is kept
 
 
 def test_a_known_token_is_checked_in_microseconds(tokens: CapabilityTokens) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -97,6 +98,21 @@ def test_what_holds_itself_is_left_to_json() -> None:
     endless: list[Any] = []
     endless.append(endless)
     assert jsontext.encode_plain(endless) is None
+
+
+class Older(Exception):
+    """The faults of versions before 0.21."""
+
+
+@pytest.mark.parametrize("found", [ImportError("wrong binary"), SimpleNamespace(DecodeError=Older)])
+def test_a_library_that_is_broken_or_too_old_is_not_used(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> Any:
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(jsontext, "import_module", import_module)
+    assert jsontext._faster() is None
 
 
 def test_without_the_library_all_is_left_to_json(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,7 +184,7 @@ class TaskStreams:
             made.end()
             raise self._over()
         made.on_end(lambda: self._forget(made))
-        if self._run.reasons:
+        if self._run.is_ending:
             self._asked_to_end()
         return made
 

@@ -150,12 +150,14 @@ class CapabilityTokens:
         if patterns or group_patterns or uuid_patterns:
             matched, groups_matched = _compiled(patterns, self._limits), _compiled(group_patterns, self._limits)
             _compiled(uuid_patterns, self._limits)
-            pattern_maps = _resource_maps(*map(_bits_by_name, (patterns, group_patterns, uuid_patterns)))
-        named, grouped = _bits_by_name(channels), _bits_by_name(groups)
+            pattern_maps = _resource_maps(
+                *(_bits_by_name(each or {}) for each in (patterns, group_patterns, uuid_patterns))
+            )
+        named, grouped = _bits_by_name(channels or {}), _bits_by_name(groups or {})
         issued_s = int(self._clock())
         content = b"%b\x43res%b\x43pat%b\x44meta%b" % (
             _stamped(issued_s, ttl_minutes),
-            _resource_maps(named, grouped, _bits_by_name(uuids)),
+            _resource_maps(named, grouped, _bits_by_name(uuids or {})),
             pattern_maps,
             cbor2.dumps(dict(meta)) if meta else EMPTY_MAP,
         )
@@ -218,6 +220,7 @@ class CapabilityTokens:
         self.revocations.revoke(token.token_id, token.expires_at_s)
 
     def _remember(self, key: tuple[str, str], token: Token) -> None:
+        self._forget(key)  # the same claims within one second are the same text
         self._verified[key] = token
         self._verified_chars += len(key[1])
         while self._verified_chars > self._limits.tokens_cached_chars:
@@ -272,14 +275,13 @@ def _map(bits_by_name: dict[str, int]) -> bytes:
     return cbor2.dumps(bits_by_name) if bits_by_name else EMPTY_MAP
 
 
-def _bits_by_name(found: Mapping[str, Bits | int] | None) -> dict[str, int]:
+def _bits_by_name(found: Mapping[str, Bits | int]) -> dict[str, int]:
     """Raises ValueError for names or bits that are none."""
     plain: dict[str, int] = {}
-    if found:
-        for name, bits in found.items():
-            if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
-                raise ValueError(f"{name!r} with bits {bits!r} is no permission")
-            plain[name] = int(bits)
+    for name, bits in found.items():
+        if not isinstance(name, str) or not isinstance(bits, int) or not 0 <= bits <= ALL_BITS:
+            raise ValueError(f"{name!r} with bits {bits!r} is no permission")
+        plain[name] = int(bits)
     return plain
 
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from blocks_network.server.api.errors import ApiRefusal, bad_request
 
-__all__ = ["choice_field", "number_field", "query_field", "read_object", "read_objects", "text_field"]
+__all__ = ["choice_field", "item_of", "number_field", "query_field", "read_object", "read_objects", "text_field"]
 
 MAX_DEPTH = 64
 """Nesting of JSON. Nothing of the protocol comes near; readers and writers of JSON recurse."""
@@ -41,12 +41,17 @@ async def read_object(request: Request, max_bytes: int, *, optional: bool = Fals
     return _object(_parsed(body) if body.strip() or not optional else {})
 
 
-async def read_objects(request: Request, max_bytes: int) -> dict[str, Any] | list[Any]:
-    """The body as a JSON object, or as a list of whatever it holds. ApiRefusal 400 or 413."""
+async def read_objects(request: Request, max_bytes: int) -> dict[str, Any] | list[bytes]:
+    """The body as a JSON object, or, of a list, the JSON of each item, for `item_of`. ApiRefusal 400 or 413."""
     body = await read_body(request, max_bytes)
     if not body.lstrip().startswith(b"["):
         return _object(_parsed(body))
-    return [_parsed(bytes(item)) for item in _decoded(_items, body)]  # each by itself: how deep it is shows at once
+    return [bytes(item) for item in _decoded(_items, body)]
+
+
+def item_of(body: bytes) -> Any:
+    """One item of `read_objects`. ApiRefusal 400."""
+    return _parsed(body, MAX_DEPTH - 1)
 
 
 _anything, _items = msgspec.json.Decoder(), msgspec.json.Decoder(list[msgspec.Raw])
@@ -61,9 +66,9 @@ def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise _too_deep() from None
 
 
-def _parsed(body: bytes) -> Any:
+def _parsed(body: bytes, depth: int = MAX_DEPTH) -> Any:
     value = _decoded(_anything, body)
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+    if body.count(b"{") + body.count(b"[") > depth and _is_deeper(value, depth):
         raise _too_deep()
     return value
 

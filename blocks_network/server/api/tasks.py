@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from blocks_network.server.access.principal import CONSUMER, Principal
 from blocks_network.server.api.bearer import bearer_of, principal_by
-from blocks_network.server.api.bodies import read_object, read_objects
+from blocks_network.server.api.bodies import item_of, read_object, read_objects
 from blocks_network.server.api.errors import ApiRefusal, json_answer, unauthenticated
 from blocks_network.server.api.observed import OPERATION, RPC_PATH
 from blocks_network.server.api.services import Services
@@ -79,11 +79,15 @@ def routes(services: Services) -> list[Route]:
     return [Route(RPC_PATH, rpc, methods=["POST"])]
 
 
-async def _answer_all(services: Services, principal: Principal | None, calls: list[Any]) -> Any:
+async def _answer_all(services: Services, principal: Principal | None, items: list[bytes]) -> Any:
     """Several calls' envelopes, in their order, each answered as if it had come alone; or the refusal of all."""
     most = services.limits.calls_per_request
-    if not 1 <= len(calls) <= most:
-        return error_envelope(None, INVALID_REQUEST, f"a request has from 1 to {most} calls, and this one {len(calls)}")
+    if not 1 <= len(items) <= most:
+        return error_envelope(None, INVALID_REQUEST, f"a request has from 1 to {most} calls, and this one {len(items)}")
+    try:
+        calls = [item_of(item) for item in items]
+    except ApiRefusal as refusal:
+        return error_envelope(None, PARSE_ERROR, refusal.error)
     if not all(isinstance(call, dict) for call in calls):
         return error_envelope(None, INVALID_REQUEST, "each call is an object")
     return await asyncio.gather(*(answer(services, principal, call) for call in calls))

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any, Protocol
 
-__all__ = ["Answering", "answering_of", "head_of", "offer"]
+__all__ = ["Answering", "answering_of", "head_of", "offer", "withdraw"]
 
 _KEY = "blocks.answering"
 
@@ -33,6 +33,11 @@ class Answering(Protocol):
 def offer(scope: MutableMapping[str, Any], answering: Answering) -> None:
     """Puts it into the scope of a request."""
     scope[_KEY] = answering
+
+
+def withdraw(scope: MutableMapping[str, Any]) -> None:
+    """The request is over."""
+    scope.pop(_KEY, None)
 
 
 def answering_of(scope: MutableMapping[str, Any]) -> Answering | None:

@@ -21,6 +21,7 @@ App = Callable[
 _NO_TOKEN = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
 _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+BODILESS = (204, 304)
 _FAULT = b"Internal Server Error"
 
 
@@ -54,16 +55,16 @@ class Exchange:
         "_body",
         "_body_told",
         "_chunked",
-        "_expects_continue",
         "_head",
         "_is_head",
         "_left_bytes",
-        "_started",
         "_waiters",
         "_wire",
+        "began_answer",
         "body_bytes",
         "complete",
         "disconnected",
+        "expects_continue",
         "keep_alive",
         "more_body",
         "scope",
@@ -72,7 +73,8 @@ class Exchange:
 
     def __init__(self, wire: Wire, scope: dict[str, Any], *, keep_alive: bool, expects_continue: bool) -> None:
         self._wire, self.scope, self.keep_alive = wire, scope, keep_alive
-        self._expects_continue = expects_continue
+        self.expects_continue = expects_continue
+        """The client holds its body back until it is told to go on."""
         self.task: asyncio.Task[None] | None = None
         """Works on it."""
         self._is_head = scope["method"] == "HEAD"
@@ -81,7 +83,7 @@ class Exchange:
         self.body_bytes = 0
         """Of the body, what has come and was not taken."""
         self.more_body, self._body_told = True, False
-        self._started = self.complete = self.disconnected = False
+        self.began_answer = self.complete = self.disconnected = False
         self._head = b""
         """Held until the body comes: the answer's first segment has both, and wakes its reader once."""
         self._chunked = False
@@ -112,7 +114,8 @@ class Exchange:
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            self._wire.close()
+            if not self.complete:
+                self._wire.close()
             raise
         except Exception:
             log.exception("%s %s failed", self.scope["method"], self.scope["path"])
@@ -123,7 +126,9 @@ class Exchange:
                 await self._give_up()
 
     async def _give_up(self) -> None:
-        if self._started:
+        if self.complete:
+            return  # the connection may be at the next request
+        if self.began_answer:
             self._wire.close()  # a part of an answer cannot be taken back
             return
         headers = [
@@ -137,8 +142,8 @@ class Exchange:
     # -- ASGI ----------------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
-        if self._expects_continue and not self._wire.is_closing():
-            self._expects_continue = False
+        if self.expects_continue and not (self.began_answer or self._wire.is_closing()):
+            self.expects_continue = False
             self._wire.write(_CONTINUE)
         while not self.disconnected and not self.complete:
             if self._body or not (self.more_body or self._body_told):
@@ -148,7 +153,11 @@ class Exchange:
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -157,20 +166,21 @@ class Exchange:
         if self._nobody_reads():
             return
         kind = message["type"]
-        if kind != ("http.response.body" if self._started else "http.response.start"):
+        if kind != ("http.response.body" if self.began_answer else "http.response.start"):
             raise RuntimeError(f"an answer is a start and then its body; this is {kind!r}")
         if self.complete:
             raise RuntimeError("the answer was complete already")
-        if self._started:
+        if self.began_answer:
             self._send_body(message.get("body", b""), last=not message.get("more_body", False))
         else:
             self._begin(message["status"], list(message.get("headers", ())))
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        if any(not name or _NO_TOKEN.search(name) or _NO_VALUE.search(value) for name, value in headers):
+            raise RuntimeError("an answer has a header that cannot be sent")
         lines, closing = [status_line(status)], False
+        self._begin_answer()
         for name, value in headers:
-            if not name or _NO_TOKEN.search(name) or _NO_VALUE.search(value):
-                raise RuntimeError(f"an answer's header {name!r} cannot be sent")
             name = name.lower()
             if name == b"content-length":
                 self._left_bytes = int(value)
@@ -179,7 +189,7 @@ class Exchange:
             elif name == b"connection" and b"close" in value.lower():
                 self.keep_alive, closing = False, True
             lines.append(b"%b: %b\r\n" % (name, value))
-        bodiless = self._is_head or status < 200 or status in (204, 304)
+        bodiless = self._is_head or status < 200 or status in BODILESS
         if not bodiless and self._left_bytes is None and not self._chunked:
             if self.scope["http_version"] == "1.0":
                 self.keep_alive = False  # the end of the connection is the end of the answer
@@ -190,7 +200,6 @@ class Exchange:
             lines.append(b"connection: close\r\n")
         if bodiless:
             self._chunked, self._left_bytes = False, 0
-        self._started, self._expects_continue = True, False
         self._head = b"%b\r\n" % b"".join(lines)
 
     def _send_body(self, piece: bytes, *, last: bool) -> None:
@@ -218,20 +227,21 @@ class Exchange:
     def whole(self, status: int, head: bytes, body: bytes) -> bool:
         if self._nobody_reads():
             return True
-        if self._started or self._wire.write_paused or self._is_head:
+        if self.began_answer or self._wire.write_paused or self._is_head or status in BODILESS:
             return False
-        self._started = True
+        self._begin_answer()
         closing = b"" if self.keep_alive else b"connection: close\r\n"
         self._wire.write(b"%b%bcontent-length: %d\r\n%b\r\n%b" % (status_line(status), head, len(body), closing, body))
         self._complete()
         return True
 
     def begin(self, status: int, head: bytes, piece: bytes) -> bool:
-        if self._nobody_reads() or self._started or self._wire.write_paused:
+        if self._nobody_reads() or self.began_answer or self._wire.write_paused:
             return False
         if self._is_head or not self.keep_alive:
             return False  # who wants the connection to end may not know chunks either
-        self._started = self._chunked = True
+        self._begin_answer()
+        self._chunked = True
         self._wire.write(
             b"%b%btransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (status_line(status), head, len(piece), piece)
         )
@@ -251,6 +261,12 @@ class Exchange:
             self._complete()
 
     # ------------------------------------------------------------------------------------------------------------
+
+    def _begin_answer(self) -> None:
+        self.began_answer = True
+        if self.expects_continue and self.more_body:  # whether its body still comes, nobody can tell
+            self.keep_alive = False
+        self.expects_continue = False
 
     def _nobody_reads(self) -> bool:
         if not self.disconnected and self._wire.is_closing():

@@ -66,6 +66,7 @@ class Listener:
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """One for each request that is worked on."""
+        self.refusing = False
         self._sock = sock
         self._server: asyncio.Server | None = None
         self._empty = asyncio.Event()
@@ -77,6 +78,7 @@ class Listener:
 
     def refuse(self) -> None:
         """No new connection, and no further request on those that are open. What is under way goes on."""
+        self.refusing = True
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
@@ -86,14 +88,14 @@ class Listener:
         """Waits for what is under way, at most `grace_s`, and closes all. Returns how many requests were cut."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
-        cut: set[asyncio.Task[None]] = set()
-        if self.tasks:
-            _, cut = await asyncio.wait(set(self.tasks), timeout=grace_s)
-            for task in cut:
-                task.cancel()
-            if cut:
-                log.warning("%d requests took longer than the %.1f s that the end allows", len(cut), grace_s)
-                await asyncio.wait(cut, timeout=1)
+        while self.tasks and loop.time() < deadline:  # what waits behind a request begins when that is answered
+            await asyncio.wait(set(self.tasks), timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+        cut = set(self.tasks)
+        for task in cut:
+            task.cancel()
+        if cut:
+            log.warning("%d requests took longer than the %.1f s that the end allows", len(cut), grace_s)
+            await asyncio.wait(cut, timeout=1)
         self._empty.clear()
         if self.connections:
             try:  # what was answered is still on its way into the sockets
