@@ -219,6 +219,10 @@ class CapabilityTokens:
         """Refuse it from now on; held polls end. On the disk when this returns, if revocations are kept there."""
         self.revocations.revoke(token.token_id, token.expires_at_s)
 
+    def forget(self, keyset: Keyset, text: str) -> None:
+        """It will hardly be shown again. If it is, it is verified anew."""
+        self._forget((keyset.subscribe_key, text))
+
     def _remember(self, key: tuple[str, str], token: Token) -> None:
         self._forget(key)  # the same claims within one second are the same text
         self._verified[key] = token

@@ -75,7 +75,16 @@ class TaskTokens:
         channels = dict.fromkeys(_input_channels(task), READ)
         channels[task.channel] = READ | WRITE
         channels[setup_channel(task.task_id, task.org_id)] = WRITE
-        return self._tokens.mint(task.keys, ttl_minutes=self._minutes(task), channels=channels, shown_soon=True)
+        self.ended(task)
+        minutes = self._minutes(task)
+        task.write_token = self._tokens.mint(task.keys, ttl_minutes=minutes, channels=channels, shown_soon=True)
+        return task.write_token
+
+    def ended(self, task: LiveTask) -> None:
+        """Its write token is shown no more, as a rule; tens of thousands of them would be remembered."""
+        if task.write_token is not None:
+            self._tokens.forget(task.keys, task.write_token)
+            task.write_token = None
 
     def read(
         self,

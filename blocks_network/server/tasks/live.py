@@ -49,6 +49,8 @@ class LiveTask(TaskRecord):
     sends: int = 0
     """How often its StartTask was published for the present lease."""
     send_due_ms: int = 0
+    write_token: str | None = field(default=None, repr=False)
+    """Of the latest StartTask."""
     closing: Outcome | None = None
     """The network's own terminal is decided and on its way to the channel."""
     passing_until_ms: int = 0

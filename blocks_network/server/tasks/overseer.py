@@ -381,6 +381,7 @@ class Overseer:
         task.completion_reason = None if completion is None else completion[:REASON_CHARS]
         self._ledger.update(task, soon=False)
         self._notice(task, f"task.{task.state}")
+        self._tokens.ended(task)
         task.request = ""  # the row has it; those who have ended are remembered for a while, without their load
         self._ended[task.task_id] = task
         if len(self._ended) > ENDED_KEPT:
