@@ -399,6 +399,26 @@ def test_who_takes_it_slowly_gets_it_whole() -> None:
     serve(scenario, large, body_idle_s=0.5)
 
 
+def test_who_was_idle_before_has_the_whole_time_to_take_an_answer() -> None:
+    """The timer of its idleness goes off within the answer, and must not be taken for the other one."""
+    size = 8_000_000
+
+    async def large(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000)
+        await asyncio.sleep(0.3)
+        writer.write(request())
+        await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.4)  # beyond the timer
+        assert len(await reader.readexactly(size)) == size
+        writer.close()
+
+    serve(scenario, large, keep_alive_s=0.5, body_idle_s=5)  # type: ignore[arg-type]
+
+
 def test_a_fault_after_an_answer_leaves_the_next_one_alone() -> None:
     async def late(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.05 if scope["path"] == "/next" else 0)

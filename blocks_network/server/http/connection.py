@@ -65,8 +65,6 @@ class Connection(asyncio.Protocol):
         self.write: Callable[[bytes], None]
         self.is_closing: Callable[[], bool]
         self.write_paused = False
-        self._unsent_bytes = 0
-        """Of what was written, when it was looked at last."""
         self._read_paused = False
         self._drained: list[asyncio.Future[None]] = []
         self._server: tuple[str, int] | None = None
@@ -98,6 +96,10 @@ class Connection(asyncio.Protocol):
         """What follows the answers that are owed."""
         # deadlines
         self._due_s: float | None = None
+        """Until then something has to come from the client."""
+        self._taken_by_s: float | None = None
+        """Until then the client has to take something of the `_unsent_bytes`."""
+        self._unsent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
 
@@ -121,7 +123,7 @@ class Connection(asyncio.Protocol):
         self._current = self._incoming = None
         self._unparsed = b""
         self.resume_writing()
-        self._due_s = None
+        self._due_s = self._taken_by_s = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -141,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._watch_writing()
 
     def resume_writing(self) -> None:
-        self.write_paused = False
+        self.write_paused, self._taken_by_s = False, None
         waiters, self._drained = self._drained, []
         for waiter in waiters:
             if not waiter.done():
@@ -378,15 +380,14 @@ class Connection(asyncio.Protocol):
     # -- deadlines -----------------------------------------------------------------------------------------------
 
     def _expect_within(self, seconds: float) -> None:
-        """Something has to come from the client until then."""
         self._due_s = self._loop.time() + seconds
         self._look_at(self._due_s)
 
     def _watch_writing(self) -> None:
-        """The client has to take something of what it was sent, again and again."""
-        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._unsent_bytes, self._taken_by_s = self._transport.get_write_buffer_size(), None
         if self._unsent_bytes:
-            self._look_at(self._loop.time() + self._door.body_idle_s)
+            self._taken_by_s = self._loop.time() + self._door.body_idle_s
+            self._look_at(self._taken_by_s)
 
     def _look_at(self, at_s: float) -> None:
         if self._timer is not None and self._timer_s > at_s:
@@ -396,23 +397,27 @@ class Connection(asyncio.Protocol):
             self._timer_s, self._timer = at_s, self._loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
+        """What is due? The timer may be left from a deadline that is over."""
         self._timer = None
-        if self._unsent_bytes:
-            unsent_bytes = self._transport.get_write_buffer_size()
-            if unsent_bytes >= self._unsent_bytes:
+        now_s = self._loop.time()
+        if self._taken_by_s is not None and now_s >= self._taken_by_s:
+            unsent_bytes = self._unsent_bytes
+            self._watch_writing()
+            if self._unsent_bytes >= unsent_bytes:
                 self._transport.abort()
                 return
-            self._watch_writing()
-        if self._due_s is None or self.is_closing():
-            return
-        if self._loop.time() < self._due_s:
-            self._look_at(self._due_s)
-        elif not (self._head_open or self._body_open):
-            self.close()
-        elif self._waits_for_us():
-            self._expect_within(HEAD_S if self._head_open else self._door.body_idle_s)
-        else:
-            self._transport.abort()
+        if self._due_s is not None and now_s >= self._due_s:
+            self._due_s = None
+            if not (self._head_open or self._body_open):
+                self.close()
+            elif self._waits_for_us():
+                self._expect_within(HEAD_S if self._head_open else self._door.body_idle_s)
+            else:
+                self._transport.abort()
+                return
+        for at_s in (self._taken_by_s, self._due_s):
+            if at_s is not None:
+                self._look_at(at_s)
 
     def _waits_for_us(self) -> bool:
         """The client's silence is no fault of its own."""
