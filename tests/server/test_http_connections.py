@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import Any
 
 import pytest
@@ -201,9 +202,12 @@ def test_addresses_in_all_their_forms(target: bytes, path: str, query: bytes) ->
     assert (seen["path"], seen["query_string"], seen["method"]) == (path, query, "GET")
 
 
+@pytest.mark.parametrize("before", [0, 1, 2])
 @pytest.mark.parametrize("target", [b"/caf\xc3\xa9", b"nowhere", b"http://[half"])
-def test_an_address_that_is_none_is_answered_with_400(target: bytes) -> None:
-    assert answers(request(target)).startswith(b"HTTP/1.1 400")
+def test_an_address_that_is_none_is_answered_with_400(target: bytes, before: int) -> None:
+    told = answers(request(b"/good") * before + request(target))
+    assert told.count(b"HTTP/1.1 200") == before
+    assert told.count(b"HTTP/1.1 400") == 1
 
 
 def test_who_offers_another_protocol_goes_on_with_this_one() -> None:
@@ -356,6 +360,76 @@ def test_a_head_behind_a_held_request_does_not_end_it(monkeypatch: pytest.Monkey
         writer.close()
 
     serve(scenario, held)
+
+
+@pytest.mark.parametrize("extra", [b"", b"expect: 100-continue\r\n"], ids=["plain", "expecting"])
+def test_a_body_behind_a_held_request_has_its_whole_time_after_it(extra: bytes) -> None:
+    async def held(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/held":
+            await asyncio.sleep(0.7)
+        await echo(scope, receive, send)
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request(b"/held") + request(b"/b", method=b"POST", extra=extra + b"content-length: 3\r\n"))
+        await reader.readuntil(b"/held ")
+        await asyncio.sleep(0.5)  # more than is left of the time that began with the head
+        writer.write(b"end")
+        assert (await reader.readuntil(b"end")).count(b"HTTP/1.1 200") == 1
+        writer.close()
+
+    serve(scenario, held, body_idle_s=0.8)
+
+
+def test_an_early_last_answer_is_taken_at_its_reader_s_pace() -> None:
+    size = 20_000_000
+
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"%d" % size), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async def scenario(port: int, _listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000_000)
+        writer.write(request(method=b"POST", extra=b"content-length: 9\r\n"))
+        await reader.readuntil(b"\r\n\r\n")
+        taken = 0
+        while piece := await reader.read(1_000_000):
+            taken += len(piece)
+            await asyncio.sleep(0.1)
+        assert taken == size
+        writer.close()
+
+    serve(scenario, refuse, body_idle_s=0.5)
+
+
+def test_who_stops_taking_the_end_of_an_answer_is_cut() -> None:
+    """Also when the transport has said that it has room again."""
+    size = 3_000_000
+
+    async def last(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": b"x" * size})
+
+    async def scenario(port: int, listener: Listener) -> None:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            sock.connect(("127.0.0.1", port))
+            sock.setblocking(False)
+            sock.sendall(request(extra=CLOSE))
+            while not listener.connections:
+                await asyncio.sleep(0.01)
+            (connection,) = listener.connections
+            while not connection.is_closing():
+                await asyncio.sleep(0.01)
+            while (unsent := connection._transport.get_write_buffer_size()) > 16_000:
+                with contextlib.suppress(BlockingIOError):
+                    sock.recv(8_192 if unsent < 100_000 else 500_000)
+                await asyncio.sleep(0)
+            while listener.connections:  # within the 20 s of every scenario
+                await asyncio.sleep(0.05)
+
+    serve(scenario, last, body_idle_s=0.3)
 
 
 def test_who_takes_nothing_of_what_it_is_sent_is_cut() -> None:

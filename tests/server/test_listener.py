@@ -166,6 +166,38 @@ def test_the_end_also_waits_for_what_was_sent_behind_a_request() -> None:
     serve(scenario, slow)
 
 
+def test_a_body_that_was_under_way_when_the_door_closed_arrives_whole() -> None:
+    goes_on, taken = asyncio.Event(), []
+    body = b"".join(b"%012d" % at for at in range(25_000))
+    head = b"POST /up HTTP/1.1\r\nhost: t\r\ncontent-length: %d\r\n\r\n" % len(body)
+
+    async def take(scope: Any, receive: Any, send: Any) -> None:
+        await goes_on.wait()
+        pieces, more = [], True
+        while more:
+            message = await receive()
+            pieces.append(message["body"])
+            more = message["more_body"]
+        if scope["path"] == "/up":
+            taken.append(b"".join(pieces))
+        await measure(scope, receive, send)
+
+    async def scenario(port: int, listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        ahead = b"GET /a HTTP/1.1\r\nhost: t\r\n\r\n" * 20
+        writer.write(ahead + head + body[:60_000])
+        while not listener.tasks:
+            await asyncio.sleep(0.01)
+        listener.refuse()
+        goes_on.set()
+        writer.write(body[60_000:])
+        told = await asyncio.wait_for(reader.read(), 10)
+        assert taken == [body] * told.count(b"\r\n\r\n3")  # whole, or not at all
+        writer.close()
+
+    serve(scenario, take)
+
+
 def test_a_connection_that_comes_while_the_door_closes_is_closed() -> None:
     async def scenario(port: int, listener: Listener) -> None:
         coming = [asyncio.ensure_future(asyncio.open_connection("127.0.0.1", port)) for _ in range(50)]

@@ -38,6 +38,7 @@ REQUESTS_AHEAD = 16
 """Requests that wait behind the one that is worked on. Reading goes on up to there: so a client's end is noticed."""
 SLICE_BYTES = 8 * 1024
 """What is parsed at once. A socket may give thirty times as much, and that may hold thousands of requests."""
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -119,6 +120,8 @@ class Connection(asyncio.Protocol):
         for exchange in (self._current, *self._waiting):
             if exchange is not None:
                 exchange.disconnect()
+        for exchange in self._waiting:
+            withdraw(exchange.scope)
         self._waiting.clear()
         self._current = self._incoming = None
         self._unparsed = b""
@@ -144,10 +147,15 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.write_paused, self._taken_by_s = False, None
+        if self.is_closing():
+            self._watch_writing()
         waiters, self._drained = self._drained, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def eof_received(self) -> None:
+        self.close()
 
     # -- parsing -------------------------------------------------------------------------------------------------
 
@@ -155,6 +163,8 @@ class Connection(asyncio.Protocol):
         """Slice by slice, as far as requests may wait."""
         was_in_body, self._head_began = self._body_open, False
         for at in range(0, len(data), SLICE_BYTES):
+            if self._last:
+                break
             if len(self._waiting) >= REQUESTS_AHEAD:
                 self._unparsed = data[at:]
                 break
@@ -234,7 +244,6 @@ class Connection(asyncio.Protocol):
                 raise ValueError("nobody is connected to elsewhere from here")
             self._plain_head = _without_offer(method, url, version, self._headers)
             return
-        self._head_open, self._body_open, self._around_bytes = False, True, 0
         if url.startswith(b"/") and b"#" not in url:
             raw_path, _, query = url.partition(b"?")
         else:
@@ -260,6 +269,7 @@ class Connection(asyncio.Protocol):
         expects = is_current and self._expects_continue
         self._incoming = exchange = Exchange(self, scope, keep_alive=keep_alive, expects_continue=expects)
         offer(scope, exchange)
+        self._head_open, self._body_open, self._around_bytes = False, True, 0  # from here on it is a request
         self._waiting.append(exchange)  # it begins when the parser has found nothing against its head
 
     def on_body(self, body: bytes) -> None:
@@ -278,6 +288,7 @@ class Connection(asyncio.Protocol):
     # -- the requests' -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
+        self._due_s = None
         self._transport.close()
         self._watch_writing()
 
@@ -285,6 +296,11 @@ class Connection(asyncio.Protocol):
         waiter = self._loop.create_future()
         self._drained.append(waiter)
         await waiter
+
+    def go_on(self) -> None:
+        self.write(CONTINUE)
+        if self._body_open:  # its silence was ours
+            self._expect_within(self._door.body_idle_s)
 
     def taken(self) -> None:
         if self._read_paused:
@@ -297,6 +313,10 @@ class Connection(asyncio.Protocol):
             return
         self._current = None
         self._start_next()
+        if self._head_open:  # what stood behind the answer has its whole time from here on
+            self._expect_within(HEAD_S)
+        elif self._body_open:
+            self._expect_within(self._door.body_idle_s)
         if self._current is None and self._refused is not None:
             self._say(self._refused)
             return
@@ -313,7 +333,8 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """What has come is answered, and then it closes; at once when there is nothing."""
-        self._unparsed = b""
+        if not self._body_open:  # else the rest of a body is in it
+            self._unparsed = b""
         if self._current is None:
             self.close()
         else:
@@ -357,7 +378,8 @@ class Connection(asyncio.Protocol):
         broken = self._incoming if self._body_open else None
         self._last, self._head_open, self._body_open, self._due_s = True, False, False, None
         if broken is not None and self._waiting and self._waiting[-1] is broken:
-            self._waiting.pop()  # it has not begun, and will not
+            withdraw(self._waiting.pop().scope)  # it has not begun, and will not
+            self._incoming = None
         elif broken is not None and broken is self._current:
             broken.disconnect()
             if broken.began_answer:

@@ -20,7 +20,6 @@ App = Callable[
 
 _NO_TOKEN = re.compile(rb"[^!#$%&'*+\-.^_`|~0-9A-Za-z]")
 _NO_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODILESS = (204, 304)
 _FAULT = b"Internal Server Error"
 
@@ -40,6 +39,9 @@ class Wire(Protocol):
 
     async def drained(self) -> None:
         """Returns when the client has taken enough, or has gone."""
+
+    def go_on(self) -> None:
+        """Tells a client that holds its body back to send it."""
 
     def taken(self) -> None:
         """The app has taken what there was of the body: more may come."""
@@ -144,7 +146,7 @@ class Exchange:
     async def receive(self) -> Message:
         if self.expects_continue and not (self.began_answer or self._wire.is_closing()):
             self.expects_continue = False
-            self._wire.write(_CONTINUE)
+            self._wire.go_on()
         while not self.disconnected and not self.complete:
             if self._body or not (self.more_body or self._body_told):
                 body, self._body, self.body_bytes = b"".join(self._body), [], 0

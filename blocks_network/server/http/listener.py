@@ -95,7 +95,8 @@ class Listener:
             task.cancel()
         if cut:
             log.warning("%d requests took longer than the %.1f s that the end allows", len(cut), grace_s)
-            await asyncio.wait(cut, timeout=1)
+            ended, _ = await asyncio.wait(cut, timeout=1)
+            self.tasks -= ended  # one that was cut before its first step has not taken itself out
         self._empty.clear()
         if self.connections:
             try:  # what was answered is still on its way into the sockets
