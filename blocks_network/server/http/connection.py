@@ -17,6 +17,7 @@ import httptools
 
 from blocks_network.server.http.answering import offer, withdraw
 from blocks_network.server.http.exchange import App, Exchange, status_line
+from blocks_network.server.http.watch import Watch
 
 __all__ = ["BODY_IDLE_S", "Connection", "Door"]
 
@@ -57,7 +58,7 @@ class Door(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Belongs to the loop. Its deadlines share one timer, which is seldom moved: it looks again when it fires."""
+    """Belongs to the loop."""
 
     def __init__(self, door: Door, loop: asyncio.AbstractEventLoop) -> None:
         self._door, self._loop = door, loop
@@ -95,25 +96,20 @@ class Connection(asyncio.Protocol):
         """No request is taken any more."""
         self._refused: HTTPStatus | None = None
         """What follows the answers that are owed."""
-        # deadlines
-        self._due_s: float | None = None
-        """Until then something has to come from the client."""
-        self._taken_by_s: float | None = None
-        """Until then the client has to take something of the `_unsent_bytes`."""
-        self._unsent_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = 0.0
 
     # -- the transport's -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport, self.write, self.is_closing = transport, transport.write, transport.is_closing
         self._server, self._client = _address(transport, "sockname"), _address(transport, "peername")
+        self._watch = Watch(
+            self._loop, late=self._late, stuck=transport.abort, unsent_bytes=transport.get_write_buffer_size
+        )
         self._door.connections.add(self)
         if self._door.refusing:  # it was accepted while the door was closing
             transport.close()
         else:
-            self._expect_within(self._door.keep_alive_s)
+            self._watch.expect_within(self._door.keep_alive_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._door.connections.discard(self)
@@ -126,11 +122,8 @@ class Connection(asyncio.Protocol):
         self._current = self._incoming = None
         self._unparsed = b""
         self.resume_writing()
-        self._due_s = self._taken_by_s = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        del self._parser  # it holds the connection
+        self._watch.end()
+        del self._parser, self._watch  # they hold the connection
         self._door.gone()
 
     def data_received(self, data: bytes) -> None:
@@ -143,12 +136,14 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._watch_writing()
+        self._watch.sending(self._door.body_idle_s)
 
     def resume_writing(self) -> None:
-        self.write_paused, self._taken_by_s = False, None
+        self.write_paused = False
         if self.is_closing():
-            self._watch_writing()
+            self._watch.sending(self._door.body_idle_s)
+        else:
+            self._watch.sent()
         waiters, self._drained = self._drained, []
         for waiter in waiters:
             if not waiter.done():
@@ -176,13 +171,13 @@ class Connection(asyncio.Protocol):
         self._arrange_reading()
         if self._head_open:
             if self._head_began:
-                self._expect_within(HEAD_S)
+                self._watch.expect_within(HEAD_S)
         elif self._body_open:
-            self._expect_within(self._door.body_idle_s)
+            self._watch.expect_within(self._door.body_idle_s)
         elif self._current is not None:
-            self._due_s = None
+            self._watch.expect_nothing()
         elif was_in_body:  # it was answered before it was whole
-            self._expect_within(self._door.keep_alive_s)
+            self._watch.expect_within(self._door.keep_alive_s)
 
     def _parse(self, piece: bytes) -> bool:
         """False when nothing more is parsed."""
@@ -288,9 +283,9 @@ class Connection(asyncio.Protocol):
     # -- the requests' -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        self._due_s = None
+        self._watch.expect_nothing()
         self._transport.close()
-        self._watch_writing()
+        self._watch.sending(self._door.body_idle_s)
 
     async def drained(self) -> None:
         waiter = self._loop.create_future()
@@ -300,7 +295,7 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> None:
         self.write(CONTINUE)
         if self._body_open:  # its silence was ours
-            self._expect_within(self._door.body_idle_s)
+            self._watch.expect_within(self._door.body_idle_s)
 
     def taken(self) -> None:
         if self._read_paused:
@@ -314,9 +309,9 @@ class Connection(asyncio.Protocol):
         self._current = None
         self._start_next()
         if self._head_open:  # what stood behind the answer has its whole time from here on
-            self._expect_within(HEAD_S)
+            self._watch.expect_within(HEAD_S)
         elif self._body_open:
-            self._expect_within(self._door.body_idle_s)
+            self._watch.expect_within(self._door.body_idle_s)
         if self._current is None and self._refused is not None:
             self._say(self._refused)
             return
@@ -325,7 +320,7 @@ class Connection(asyncio.Protocol):
             self._take(data)
             return
         if self._current is None and not (self._head_open or self._body_open):
-            self._expect_within(self._door.keep_alive_s)
+            self._watch.expect_within(self._door.keep_alive_s)
         if self._read_paused:
             self._arrange_reading()
 
@@ -371,12 +366,13 @@ class Connection(asyncio.Protocol):
             else:
                 self._transport.resume_reading()
                 if self._body_open:  # its silence was ours
-                    self._expect_within(self._door.body_idle_s)
+                    self._watch.expect_within(self._door.body_idle_s)
 
     def _refuse(self, status: HTTPStatus) -> None:
         """What came last is no request. Those before it are answered first."""
         broken = self._incoming if self._body_open else None
-        self._last, self._head_open, self._body_open, self._due_s = True, False, False, None
+        self._last, self._head_open, self._body_open = True, False, False
+        self._watch.expect_nothing()
         if broken is not None and self._waiting and self._waiting[-1] is broken:
             withdraw(self._waiting.pop().scope)  # it has not begun, and will not
             self._incoming = None
@@ -401,45 +397,14 @@ class Connection(asyncio.Protocol):
 
     # -- deadlines -----------------------------------------------------------------------------------------------
 
-    def _expect_within(self, seconds: float) -> None:
-        self._due_s = self._loop.time() + seconds
-        self._look_at(self._due_s)
-
-    def _watch_writing(self) -> None:
-        self._unsent_bytes, self._taken_by_s = self._transport.get_write_buffer_size(), None
-        if self._unsent_bytes:
-            self._taken_by_s = self._loop.time() + self._door.body_idle_s
-            self._look_at(self._taken_by_s)
-
-    def _look_at(self, at_s: float) -> None:
-        if self._timer is not None and self._timer_s > at_s:
-            self._timer.cancel()
-            self._timer = None
-        if self._timer is None:
-            self._timer_s, self._timer = at_s, self._loop.call_at(at_s, self._look)
-
-    def _look(self) -> None:
-        """What is due? The timer may be left from a deadline that is over."""
-        self._timer = None
-        now_s = self._loop.time()
-        if self._taken_by_s is not None and now_s >= self._taken_by_s:
-            unsent_bytes = self._unsent_bytes
-            self._watch_writing()
-            if self._unsent_bytes >= unsent_bytes:
-                self._transport.abort()
-                return
-        if self._due_s is not None and now_s >= self._due_s:
-            self._due_s = None
-            if not (self._head_open or self._body_open):
-                self.close()
-            elif self._waits_for_us():
-                self._expect_within(HEAD_S if self._head_open else self._door.body_idle_s)
-            else:
-                self._transport.abort()
-                return
-        for at_s in (self._taken_by_s, self._due_s):
-            if at_s is not None:
-                self._look_at(at_s)
+    def _late(self) -> None:
+        """Nothing came from the client for as long as it may be silent."""
+        if not (self._head_open or self._body_open):
+            self.close()
+        elif self._waits_for_us():
+            self._watch.expect_within(HEAD_S if self._head_open else self._door.body_idle_s)
+        else:
+            self._transport.abort()
 
     def _waits_for_us(self) -> bool:
         """The client's silence is no fault of its own."""
