@@ -50,6 +50,9 @@ def encode_plain(value: object) -> bytes | None:
         return None
 
 
+_SCALARS = frozenset({str, int, bool, type(None)})
+
+
 def _is_plain(value: object) -> bool:
     """By exact types: a subclass may have its own idea of its JSON."""
     kind = type(value)
@@ -57,12 +60,11 @@ def _is_plain(value: object) -> bool:
         for key, item in value.items():  # type: ignore[attr-defined]
             if type(key) is not str:
                 return False
-            kind = type(item)
-            if not (kind is str or kind is int or kind is bool or item is None or _is_plain(item)):
+            if not (type(item) in _SCALARS or _is_plain(item)):
                 return False
         return True
     if kind is list:
         return all(map(_is_plain, value))  # type: ignore[call-overload]
     if kind is float:
         return isfinite(value)  # type: ignore[arg-type]
-    return kind is str or kind is int or kind is bool or value is None
+    return kind in _SCALARS

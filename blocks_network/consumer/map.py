@@ -199,9 +199,8 @@ class Mapped:
         while taken := self._take():
             self._sending += 1
             if self._sending > self._helpers:
-                self._helpers += (
-                    1  # daemons: an executor's threads are waited for at exit, and take nothing from then on
-                )
+                self._helpers += 1
+                # a daemon: an executor's threads are waited for at exit, and take nothing from then on
                 threading.Thread(target=self._help, name=f"blocks-map-{self._helpers}", daemon=True).start()
             self._outbox.put(taken)
 

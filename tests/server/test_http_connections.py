@@ -34,6 +34,19 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
             return
 
 
+async def taken_slowly(port: int, sent: bytes) -> int:
+    """How many bytes of an answer's body come to a reader that pauses after each piece."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000_000)
+    writer.write(sent)
+    await reader.readuntil(b"\r\n\r\n")
+    taken = 0
+    while piece := await reader.read(1_000_000):
+        taken += len(piece)
+        await asyncio.sleep(0.1)  # longer than the bound altogether
+    writer.close()
+    return taken
+
+
 async def headless(scope: Any, receive: Any, send: Any) -> None:
     raise ValueError("a fault of the app")
 
@@ -89,9 +102,10 @@ def test_what_is_read_ahead_of_a_slow_app_is_bounded() -> None:
 
 
 def test_a_client_that_leaves_is_noticed_behind_what_it_has_sent_ahead() -> None:
-    gone = asyncio.Event()
+    began, gone = asyncio.Event(), asyncio.Event()
 
     async def wait(scope: Any, receive: Any, send: Any) -> None:
+        began.set()
         while (await receive())["type"] != "http.disconnect":
             pass
         gone.set()
@@ -99,7 +113,7 @@ def test_a_client_that_leaves_is_noticed_behind_what_it_has_sent_ahead() -> None
     async def scenario(port: int, _listener: Listener) -> None:
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request() * 5)
-        await asyncio.sleep(0.05)
+        await began.wait()
         writer.close()
         await asyncio.wait_for(gone.wait(), 5)
 
@@ -390,15 +404,8 @@ def test_an_early_last_answer_is_taken_at_its_reader_s_pace() -> None:
         await send({"type": "http.response.body", "body": b"x" * size})
 
     async def scenario(port: int, _listener: Listener) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000_000)
-        writer.write(request(method=b"POST", extra=b"content-length: 9\r\n"))
-        await reader.readuntil(b"\r\n\r\n")
-        taken = 0
-        while piece := await reader.read(1_000_000):
-            taken += len(piece)
-            await asyncio.sleep(0.1)
-        assert taken == size
-        writer.close()
+        sent = request(method=b"POST", extra=b"content-length: 9\r\n")
+        assert await taken_slowly(port, sent) == size
 
     serve(scenario, refuse, body_idle_s=0.5)
 
@@ -460,15 +467,7 @@ def test_who_takes_it_slowly_gets_it_whole() -> None:
         await send({"type": "http.response.body", "body": b"x" * size})
 
     async def scenario(port: int, _listener: Listener) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000_000)
-        writer.write(request(extra=CLOSE))
-        await reader.readuntil(b"\r\n\r\n")
-        taken = 0
-        while piece := await reader.read(1_000_000):
-            taken += len(piece)
-            await asyncio.sleep(0.1)  # longer than the bound altogether
-        assert taken == size
-        writer.close()
+        assert await taken_slowly(port, request(extra=CLOSE)) == size
 
     serve(scenario, large, body_idle_s=0.5)
 
@@ -490,7 +489,7 @@ def test_who_was_idle_before_has_the_whole_time_to_take_an_answer() -> None:
         assert len(await reader.readexactly(size)) == size
         writer.close()
 
-    serve(scenario, large, keep_alive_s=0.5, body_idle_s=5)  # type: ignore[arg-type]
+    serve(scenario, large, keep_alive_s=0.5, body_idle_s=5)
 
 
 def test_a_fault_after_an_answer_leaves_the_next_one_alone() -> None:
@@ -583,7 +582,7 @@ def test_an_idle_connection_is_closed_after_its_time() -> None:
         assert await asyncio.wait_for(reader.read(), 5) == b""
         writer.close()
 
-    serve(scenario, keep_alive_s=0.4)  # type: ignore[arg-type]
+    serve(scenario, keep_alive_s=0.4)
 
 
 def test_a_head_may_follow_a_long_body_in_one_piece() -> None:

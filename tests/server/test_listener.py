@@ -24,7 +24,7 @@ async def measure(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def serve(scenario: Scenario, app: App = measure, *, keep_alive_s: int = 75, **bounds: float) -> None:
+def serve(scenario: Scenario, app: App = measure, *, keep_alive_s: float = 75, **bounds: float) -> None:
     async def run() -> None:
         sock = bind("127.0.0.1", 0)
         port = sock.getsockname()[1]

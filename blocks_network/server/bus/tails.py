@@ -67,8 +67,7 @@ class Tails:
         else:
             self._tails.move_to_end(key)
         tail.messages.append(message)
-        tail.size_bytes += cost
-        self.size_bytes += cost
+        self._grow(tail, cost)
         if len(tail.messages) > tail.trim_at:
             self._trim(tail, message.timetoken)
         return tail

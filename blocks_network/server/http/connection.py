@@ -103,7 +103,11 @@ class Connection(asyncio.Protocol):
         self._transport, self.write, self.is_closing = transport, transport.write, transport.is_closing
         self._server, self._client = _address(transport, "sockname"), _address(transport, "peername")
         self._watch = Watch(
-            self._loop, late=self._late, stuck=transport.abort, unsent_bytes=transport.get_write_buffer_size
+            self._loop,
+            late=self._late,
+            stuck=transport.abort,
+            unsent_bytes=transport.get_write_buffer_size,
+            take_s=self._door.body_idle_s,
         )
         self._door.connections.add(self)
         if self._door.refusing:  # it was accepted while the door was closing
@@ -127,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._door.gone()
 
     def data_received(self, data: bytes) -> None:
-        if self.is_closing() or (self._last and not self._body_open):
+        if self.is_closing() or self._last:
             return
         if self._unparsed:  # it was on its way when reading was paused
             self._unparsed += data
@@ -136,12 +140,12 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.write_paused = True
-        self._watch.sending(self._door.body_idle_s)
+        self._watch.sending()
 
     def resume_writing(self) -> None:
         self.write_paused = False
         if self.is_closing():
-            self._watch.sending(self._door.body_idle_s)
+            self._watch.sending()
         else:
             self._watch.sent()
         waiters, self._drained = self._drained, []
@@ -182,7 +186,7 @@ class Connection(asyncio.Protocol):
     def _parse(self, piece: bytes) -> bool:
         """False when nothing more is parsed."""
         was_in_body, self._body_bytes = self._body_open, 0
-        rest: bytes | memoryview = piece
+        rest = piece
         try:
             while rest:
                 try:
@@ -192,10 +196,10 @@ class Connection(asyncio.Protocol):
                     if self._plain_head is None:
                         raise httptools.HttpParserError("an upgrade that was not offered") from None
                     # we speak no other protocol: the request is read anew without its offer, so that its body is one
-                    rest = self._plain_head + bytes(rest)[upgrade.args[0] :]
+                    rest = self._plain_head + rest[upgrade.args[0] :]
                     self._plain_head, self._parser = None, httptools.HttpRequestParser(self)
         except httptools.HttpParserError:
-            if not self._last or self._body_open:  # else it is about what follows the last request
+            if not self._last:  # else it is about what follows the last request
                 self._refuse(self._refusal)
             return False
         if self._head_open:
@@ -285,7 +289,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self._watch.expect_nothing()
         self._transport.close()
-        self._watch.sending(self._door.body_idle_s)
+        self._watch.sending()
 
     async def drained(self) -> None:
         waiter = self._loop.create_future()
@@ -308,14 +312,11 @@ class Connection(asyncio.Protocol):
             return
         self._current = None
         self._start_next()
-        if self._head_open:  # what stood behind the answer has its whole time from here on
-            self._watch.expect_within(HEAD_S)
-        elif self._body_open:
-            self._watch.expect_within(self._door.body_idle_s)
+        self._expect_rest()  # what stood behind the answer has its whole time from here on
         if self._current is None and self._refused is not None:
             self._say(self._refused)
             return
-        if self._unparsed and not self._last:
+        if self._unparsed:
             data, self._unparsed = self._unparsed, b""
             self._take(data)
             return
@@ -397,12 +398,19 @@ class Connection(asyncio.Protocol):
 
     # -- deadlines -----------------------------------------------------------------------------------------------
 
+    def _expect_rest(self) -> None:
+        """Of the request that is coming, if one is."""
+        if self._head_open:
+            self._watch.expect_within(HEAD_S)
+        elif self._body_open:
+            self._watch.expect_within(self._door.body_idle_s)
+
     def _late(self) -> None:
         """Nothing came from the client for as long as it may be silent."""
         if not (self._head_open or self._body_open):
             self.close()
         elif self._waits_for_us():
-            self._watch.expect_within(HEAD_S if self._head_open else self._door.body_idle_s)
+            self._expect_rest()
         else:
             self._transport.abort()
 

@@ -19,13 +19,14 @@ class Watch:
         late: Callable[[], None],
         stuck: Callable[[], None],
         unsent_bytes: Callable[[], int],
+        take_s: float,
     ) -> None:
         self._loop, self._late, self._stuck, self._unsent_bytes_now = loop, late, stuck, unsent_bytes
         self._due_s: float | None = None
         """Until then something has to come."""
         self._taken_by_s: float | None = None
         """Until then something of these has to be taken."""
-        self._unsent_bytes, self._take_s = 0, 0.0
+        self._unsent_bytes, self._take_s = 0, take_s
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
 
@@ -37,11 +38,11 @@ class Watch:
     def expect_nothing(self) -> None:
         self._due_s = None
 
-    def sending(self, take_s: float) -> None:
+    def sending(self) -> None:
         """The client has to take something of what it was sent within each `take_s`, until all is taken or `sent`."""
-        self._unsent_bytes, self._taken_by_s, self._take_s = self._unsent_bytes_now(), None, take_s
+        self._unsent_bytes, self._taken_by_s = self._unsent_bytes_now(), None
         if self._unsent_bytes:
-            self._taken_by_s = self._loop.time() + take_s
+            self._taken_by_s = self._loop.time() + self._take_s
             self._look_at(self._taken_by_s)
 
     def sent(self) -> None:
@@ -66,7 +67,7 @@ class Watch:
         now_s = self._loop.time()
         if self._taken_by_s is not None and now_s >= self._taken_by_s:
             unsent_bytes = self._unsent_bytes
-            self.sending(self._take_s)
+            self.sending()
             if self._unsent_bytes >= unsent_bytes:
                 self._stuck()
                 return

@@ -97,10 +97,7 @@ CHANGING: tuple[str, ...] = (
     "reason",
     "completion_reason",
 )
-_COMES_LATER = frozenset(CHANGING) - {"state", "updated_at_ms", "attempt", "instance_id", "expires_at_ms"}
-NEW: tuple[str, ...] = tuple(name for name in COLUMNS if name not in _COMES_LATER)
-"""What a new task has a value in. The others are NULL without being named: binding one takes as long as a text."""
-_INSERT = Prepared(insert(tasks), NEW)
+_INSERT = Prepared(insert(tasks), COLUMNS)
 _UPDATE = Prepared(
     update(tasks).where(tasks.c.task_id == bindparam("of_task")).values({name: bindparam(name) for name in CHANGING}),
     (*CHANGING, "of_task"),
@@ -147,8 +144,8 @@ class TaskFilter:
     limit: int = 50
 
 
-snapshot: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*NEW)
-"""A new task's row, as `insert_all` takes it."""
+snapshot: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*COLUMNS)
+"""All columns of a record, as they are now."""
 changing: Callable[[TaskRecord], tuple[Any, ...]] = attrgetter(*CHANGING, "task_id")
 """What may have changed of a record, as `update_all` takes it."""
 

@@ -75,12 +75,12 @@ class TaskTokens:
         channels = dict.fromkeys(_input_channels(task), READ)
         channels[task.channel] = READ | WRITE
         channels[setup_channel(task.task_id, task.org_id)] = WRITE
-        self.ended(task)
+        self.forget(task)
         minutes = self._minutes(task)
         task.write_token = self._tokens.mint(task.keys, ttl_minutes=minutes, channels=channels, shown_soon=True)
         return task.write_token
 
-    def ended(self, task: LiveTask) -> None:
+    def forget(self, task: LiveTask) -> None:
         """Its write token is shown no more, as a rule; tens of thousands of them would be remembered."""
         if task.write_token is not None:
             self._tokens.forget(task.keys, task.write_token)
@@ -113,7 +113,7 @@ class TaskTokens:
         now_s = self._clock()
         token, fresh_until_s = self._control.get(key, ("", 0.0))
         if now_s >= fresh_until_s:
-            channels = {fleet.channel: Bits.READ, f"{fleet.channel}-pnpres": Bits.READ}
+            channels = {fleet.channel: READ, f"{fleet.channel}-pnpres": READ}
             token = self._tokens.mint(keys, ttl_minutes=CONTROL_MINUTES, channels=channels)
             self._control[key] = (token, now_s + CONTROL_MINUTES * 60 / 8)
         return token

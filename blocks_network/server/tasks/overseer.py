@@ -131,7 +131,9 @@ class Overseer:
 
     def pump(self, fleet: Fleet[LiveTask]) -> None:
         """Gives waiting tasks, in their order, to instances that are free."""
-        now_ms = self._timers.now_ms() if fleet.waiting else 0
+        if not fleet.waiting:
+            return
+        now_ms = self._timers.now_ms()
         while fleet.waiting:
             instance = self._free(fleet, now_ms)
             if instance is None:
@@ -381,7 +383,7 @@ class Overseer:
         task.completion_reason = None if completion is None else completion[:REASON_CHARS]
         self._ledger.update(task, soon=False)
         self._notice(task, f"task.{task.state}")
-        self._tokens.ended(task)
+        self._tokens.forget(task)
         task.request = ""  # the row has it; those who have ended are remembered for a while, without their load
         self._ended[task.task_id] = task
         if len(self._ended) > ENDED_KEPT:
